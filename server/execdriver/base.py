@@ -1,0 +1,189 @@
+"""The interface of an exec driver: pods (namespaces held for containers), containers in them, and their streams.
+
+Blocking methods are called on the engine's worker threads, `async` ones on its event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from moorage.server.model import ExitStatus, LogConfig
+from moorage.server.networkdriver.base import InterfaceConfig
+
+
+@dataclass(frozen=True)
+class PodSpec:
+    """A pod to run. `namespaces` are those it gets of its own (`net`, `ipc`, `uts`); the others are the host's."""
+
+    id: str
+    hostname: str
+    namespaces: frozenset[str] = frozenset({"net", "ipc", "uts"})
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A running pod. `pid` is its supervisor's: `/proc/<pid>/ns/net` is the pod's network namespace."""
+
+    id: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """A container to start in a pod.
+
+    `config` is an OCI runtime-spec config (config.json); `process.user.username` may hold `name[:group]`, resolved inside the root file
+    system; `linux.cgroupsPath` is below each hierarchy's root. `rootfs` are the mounts that make its root file system, bottom first
+    (OCI `mounts` shape without destination). `log_path` is where stdout and stderr go in CRI's log format.
+    """
+
+    id: str
+    config: dict[str, Any]
+    rootfs: Sequence[Mapping[str, Any]]
+    log_path: str
+    log: LogConfig = LogConfig()
+    stdin_open: bool = False
+    stdin_once: bool = False
+    init: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that runs; on return its command has been executed."""
+
+    pid: int
+    started_ns: int
+
+
+@dataclass(frozen=True)
+class ContainerStatus:
+    """A container as its supervisor knows it. `exit` is set when it has ended."""
+
+    id: str
+    pid: int
+    started_ns: int
+    exit: ExitStatus | None = None
+
+
+@dataclass(frozen=True)
+class PodStatus:
+    """A pod found at start-up, with its containers."""
+
+    pod: Pod
+    containers: tuple[ContainerStatus, ...]
+
+
+@dataclass(frozen=True)
+class AttachSpec:
+    """What to connect. `lossless`: a slow reader holds the container back; otherwise it is cut off with RESOURCE_EXHAUSTED."""
+
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    size: tuple[int, int] | None = None
+    """Columns, rows."""
+    lossless: bool = False
+
+
+@dataclass(frozen=True)
+class ExecSpec:
+    """One more process in a running container. `process` is the OCI config's `process` object, complete."""
+
+    process: dict[str, Any]
+    stdin: bool = False
+    detach: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """Bytes from a process."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class ProcessStream(Protocol):
+    """The streams of an attached container or an exec'ed process. A slow reader of `read` slows the process behind it."""
+
+    pid: int
+
+    async def read(self) -> Output | ExitStatus:
+        """The next output; after all of it, how the process ended. Never called again after that."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Give bytes to stdin; returns when they are taken, or when stdin is closed (the bytes are dropped then)."""
+        ...
+
+    async def close_stdin(self) -> None:
+        """Nothing more for stdin."""
+        ...
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """The terminal's new size; nothing without a terminal."""
+        ...
+
+    async def signal(self, number: int) -> None:
+        """Signal the process."""
+        ...
+
+    async def close(self) -> None:
+        """Let go: detaches from an attached container, kills an exec'ed process that still runs. Safe to call twice."""
+        ...
+
+
+ExitCallback = Callable[[str, str, ExitStatus], None]
+"""Called on the event loop with pod ID, container ID and how it ended, once per container."""
+
+
+class ExecDriver(Protocol):
+    """Runs processes. A pod's methods raise NotFound when there is no such pod."""
+
+    name: str
+
+    async def open(self, on_exit: ExitCallback) -> None:
+        """Bind to the running event loop: exits are told from now on."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything without ending any container."""
+        ...
+
+    async def recover(self) -> list[PodStatus]:
+        """Reconnect to the pods that outlived the last daemon, and watch them. Exits among them are answered here, not called back."""
+        ...
+
+    def run_pod(self, spec: PodSpec) -> Pod:
+        """Start a pod's supervisor in its new namespaces."""
+        ...
+
+    def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
+        """Set up addresses and routes inside the pod's network namespace (`lo` is up already)."""
+        ...
+
+    def start(self, pod_id: str, spec: ContainerSpec, stage: Callable[[str], None]) -> Started:
+        """Start a container. Raises FailedPrecondition with metadata `exit_code` 126, 127 or 128, `stage`, `path`, `errno`; nothing is left then."""
+        ...
+
+    def signal(self, pod_id: str, container_id: str, number: int) -> None:
+        """Signal the container's first process; one that has ended is fine."""
+        ...
+
+    def kill(self, pod_id: str, container_id: str) -> None:
+        """SIGKILL every process of the container."""
+        ...
+
+    def remove_pod(self, pod_id: str) -> None:
+        """Kill what still runs in it, end the supervisor, delete its files and its containers' cgroups. Missing is fine."""
+        ...
+
+    async def attach(self, pod_id: str, container_id: str, spec: AttachSpec) -> ProcessStream:
+        """Connect to a container's streams; before `start` too, so that nothing is missed (`pid` is 0 until it runs)."""
+        ...
+
+    async def exec(self, pod_id: str, container_id: str, spec: ExecSpec) -> ProcessStream:
+        """Run one more process. Errors as for `start`."""
+        ...

@@ -1,0 +1,93 @@
+"""The interface of a graph driver: where layers lie, and how a container gets its root file system from them.
+
+Vocabulary, with one life: `apply` unpacks a layer's tar stream on top of `parent` and commits it under its chain ID, all or nothing;
+`create` makes a container's writable layer on top of a chain; `rootfs` says, as data, which mounts make its root file system (the
+container's init performs them in its own mount namespace: the host's mount table does not grow); `remove` and `remove_layer` delete.
+
+    driver.apply(base, "", tar)            # committed layer, read-only from now on
+    driver.apply(top, base, tar2)
+    driver.create("c1", top)               # writable layer
+    driver.rootfs("c1")                    # -> (RootfsMount("overlay", "overlay", ("lowerdir=…", …)),)
+    driver.remove("c1"); driver.remove_layer(top); driver.remove_layer(base)
+
+Every driver passes `tests/contract/test_graphdriver.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, Protocol
+
+from moorage.server.cancel import CancelToken
+
+Whiteouts = Literal["overlay", "apply"]
+"""How an unpacker treats `.wh.` entries: make overlay's own whiteouts, or delete what they hide in the directory itself."""
+
+
+@dataclass(frozen=True)
+class RootfsMount:
+    """One mount(2) that makes a root file system, in the shape of OCI's `mounts` entries. `options` as in fstab(5)."""
+
+    type: str
+    source: str
+    options: tuple[str, ...] = ()
+
+
+class Confined(Protocol):
+    """Work on untrusted trees, done in a child process that is chrooted into the directory it works on."""
+
+    def unpack(self, directory: str, tar: BinaryIO, whiteouts: Whiteouts, cancel: CancelToken) -> int:
+        """Unpack an uncompressed tar stream into `directory`; answer the bytes of file content written."""
+        ...
+
+    def copy_tree(self, source: str, target: str, cancel: CancelToken) -> None:
+        """Copy everything below `source` into `target`: owners, modes, times, xattrs, hard links, devices, holes."""
+        ...
+
+    def remove_tree(self, directory: str) -> None:
+        """Delete `directory` and all below it; missing is fine."""
+        ...
+
+
+class GraphDriver(Protocol):
+    """Stores layers and gives root file systems. Thread-safe for different IDs; the caller serialises work on one ID."""
+
+    name: str
+    independent_layers: bool
+    """Whether a layer can be applied before its parent is (overlay), so that layers unpack in parallel and in any order."""
+
+    def apply(self, chain_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> int:
+        """Unpack a layer and commit it; answer its size in bytes. `parent` is a chain ID or empty. A committed chain ID is a no-op."""
+        ...
+
+    def remove_layer(self, chain_id: str) -> None:
+        """Delete a committed layer; missing is fine."""
+        ...
+
+    def layers(self) -> set[str]:
+        """Chain IDs of the committed layers on disk."""
+        ...
+
+    def create(self, container_id: str, parent: str) -> None:
+        """Make a container's writable layer on top of the chain `parent`, whose layers are all committed."""
+        ...
+
+    def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
+        """The mounts that make the container's root file system, bottom first."""
+        ...
+
+    def remove(self, container_id: str) -> None:
+        """Delete a container's writable layer; missing is fine."""
+        ...
+
+    def containers(self) -> set[str]:
+        """Container IDs that have a writable layer on disk."""
+        ...
+
+    def size(self, container_id: str) -> int:
+        """Bytes in the container's writable layer."""
+        ...
+
+    def collect(self) -> int:
+        """Delete what an interrupted operation left half done; answer how many things that were."""
+        ...
