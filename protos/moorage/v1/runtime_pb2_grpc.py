@@ -94,7 +94,7 @@ class RuntimeServiceStub:
         self.GetLogs = channel.unary_stream(
                 '/moorage.v1.RuntimeService/GetLogs',
                 request_serializer=moorage_dot_v1_dot_runtime__pb2.GetLogsRequest.SerializeToString,
-                response_deserializer=moorage_dot_v1_dot_runtime__pb2.LogEntry.FromString,
+                response_deserializer=moorage_dot_v1_dot_runtime__pb2.GetLogsResponse.FromString,
                 _registered_method=True)
         self.GetStats = channel.unary_stream(
                 '/moorage.v1.RuntimeService/GetStats',
@@ -265,7 +265,7 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
             'GetLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.GetLogs,
                     request_deserializer=moorage_dot_v1_dot_runtime__pb2.GetLogsRequest.FromString,
-                    response_serializer=moorage_dot_v1_dot_runtime__pb2.LogEntry.SerializeToString,
+                    response_serializer=moorage_dot_v1_dot_runtime__pb2.GetLogsResponse.SerializeToString,
             ),
             'GetStats': grpc.unary_stream_rpc_method_handler(
                     servicer.GetStats,
@@ -598,7 +598,7 @@ class RuntimeService:
             target,
             '/moorage.v1.RuntimeService/GetLogs',
             moorage_dot_v1_dot_runtime__pb2.GetLogsRequest.SerializeToString,
-            moorage_dot_v1_dot_runtime__pb2.LogEntry.FromString,
+            moorage_dot_v1_dot_runtime__pb2.GetLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,
