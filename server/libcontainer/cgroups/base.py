@@ -1,0 +1,129 @@
+"""Control groups: the interface of both versions, and the file access they share.
+
+A container's cgroup is one directory below each hierarchy's root (one in all on version 2). Life of a `Cgroup`: `create` before the
+process is forked, `enter` from inside it, `kill` and `remove` after. Everything else may happen at any time between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Resources = Mapping[str, Any]
+"""An OCI runtime-spec `linux.resources` object."""
+
+UNLIMITED = -1
+
+
+class CgroupError(OSError):
+    """The kernel refused: `errno`, the file or directory `path`, and the `value` written, if one was."""
+
+    def __init__(self, number: int, doing: str, path: str, value: str = "") -> None:
+        super().__init__(number, os.strerror(number), path)
+        self.path = path
+        self.value = value
+        self._doing = doing
+
+    def __str__(self) -> str:
+        what = f"{self.value!r} to {self.path}" if self.value else self.path
+        return f"cannot {self._doing} {what}: {os.strerror(self.errno or 0).lower()}"
+
+
+@dataclass(frozen=True)
+class CgroupStats:
+    """One reading. Times in nanoseconds, sizes in bytes; counters count from the cgroup's creation; a limit of 0 is none."""
+
+    cpu_usage_ns: int = 0
+    cpu_throttled_ns: int = 0
+    memory_usage: int = 0
+    memory_inactive_file: int = 0
+    memory_limit: int = 0
+    pids: int = 0
+    pids_limit: int = 0
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
+    oom_kills: int = 0
+
+
+class Sampler(Protocol):
+    """Reads statistics again and again by descriptors that stay open."""
+
+    def read(self) -> CgroupStats:
+        """Read now. Raises CgroupError with ENODEV when the cgroup is gone."""
+        ...
+
+    def close(self) -> None:
+        """Close the descriptors; safe to call twice."""
+        ...
+
+
+class Cgroup(Protocol):
+    """One container's cgroup. Only a handle: making one touches nothing."""
+
+    path: str
+    """Below each hierarchy's root: `/moorage/<id>`."""
+
+    def create(self, resources: Resources) -> None:
+        """Make it, and the parents that are missing, and set limits and devices; all or nothing. EEXIST when it is there."""
+        ...
+
+    def enter(self) -> None:
+        """Move the calling process, which must have only one thread, into it; also from inside a new pid namespace."""
+        ...
+
+    def update(self, resources: Resources) -> None:
+        """Change the limits named in `resources` (not devices)."""
+        ...
+
+    def pids(self) -> list[int]:
+        """Processes in it and below it, as the calling process's pid namespace numbers them."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL every process in it and below it, those that fork meanwhile too. Does not wait for them to die. Missing is fine."""
+        ...
+
+    def freeze(self) -> None:
+        """Stop every process; returns when all have stopped."""
+        ...
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        ...
+
+    def oom_kills(self) -> int:
+        """Processes the kernel has killed here for want of memory; 0 when it is gone."""
+        ...
+
+    def remove(self) -> None:
+        """Remove it with all below it, waiting a bounded time for killed processes to leave. Missing is fine."""
+        ...
+
+    def stats(self) -> CgroupStats:
+        """Read the statistics once. Raises CgroupError with ENOENT when it is gone."""
+        ...
+
+    def sampler(self) -> Sampler:
+        """Open it for reading many times. Raises CgroupError with ENOENT when it is gone."""
+        ...
+
+
+class CgroupManager(Protocol):
+    """The cgroup file systems of this machine."""
+
+    version: int
+    """1 (also for hybrid set-ups) or 2."""
+
+    def cgroup(self, path: str) -> Cgroup:
+        """The handle of a cgroup that exists or not; `path` is absolute below the root, without `..`."""
+        ...
+
+    def children(self, parent: str) -> set[str]:
+        """Names of the cgroups directly below `parent` in any hierarchy; none when it does not exist."""
+        ...
+
+    def available(self) -> set[str]:
+        """Controllers that can be used."""
+        ...
