@@ -1,0 +1,198 @@
+"""What the daemon is told about registries: mirrors, how to speak to each host, and the bounds of a pull.
+
+In the daemon's TOML file:
+
+    [registry]
+    docker_config = "/root/.docker/config.json"
+    layers_at_once = 4
+
+    [[registry.mirrors]]
+    host = "registry.example"                      # the domain in an image's reference
+    endpoints = ["http://127.0.0.1:5000"]          # tried in order, then registry.example itself
+
+    [[registry.hosts]]
+    host = "registry.example:5000"
+    ca_file = "/etc/moorage/registry-ca.pem"
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from urllib.parse import urlsplit
+
+from moorage.server.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Endpoints (`http://host:port`, `https://host`) that serve the repositories of `host` under the same paths."""
+
+    host: str
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """How to speak to one host (`name` or `name:port`). `plain_http` allows HTTP, off loopback too; files are PEM."""
+
+    host: str
+    plain_http: bool = False
+    skip_verify: bool = False
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """Everything of the `[registry]` table. Times in seconds, sizes in bytes."""
+
+    mirrors: tuple[Mirror, ...] = ()
+    hosts: tuple[HostConfig, ...] = ()
+    docker_config: str = ""
+    """A Docker client's file with credentials; empty for `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`."""
+    layers_at_once: int = 4
+    retries: int = 5
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    keep_blobs: bool = False
+    """Keep the compressed layers after they are unpacked."""
+    max_layer_size: int = 64 << 30
+    """Largest unpacked layer."""
+    max_ratio: int = 400
+    """Largest unpacked size as a multiple of the compressed one, once a layer is over 64 MiB."""
+
+    def mirrors_of(self, host: str) -> tuple[str, ...]:
+        return tuple(endpoint for mirror in self.mirrors if mirror.host == host for endpoint in mirror.endpoints)
+
+    def host(self, host: str) -> HostConfig:
+        return next((entry for entry in self.hosts if entry.host == host), HostConfig(host))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (`name`, `name:port`, `[v6]:port`) is this machine by its name: localhost, 127.0.0.0/8 or ::1."""
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def from_toml(table: Mapping[str, object]) -> RegistryConfig:
+    """Read the `[registry]` table. Raises InvalidArgument that names the key and what is wrong with it."""
+    values: dict[str, object] = dict(table)
+    mirrors = tuple(_mirror(entry, i) for i, entry in enumerate(_tables(values.pop("mirrors", []), "registry.mirrors")))
+    hosts = tuple(_host(entry, i) for i, entry in enumerate(_tables(values.pop("hosts", []), "registry.hosts")))
+    known = {f.name: f.default for f in fields(RegistryConfig) if f.name not in ("mirrors", "hosts")}
+    for key, value in values.items():
+        if key not in known:
+            raise _bad(f"registry.{key}", f"unknown setting; known are hosts, mirrors, {', '.join(known)}")
+        _check_scalar(f"registry.{key}", value, known[key])
+    config = RegistryConfig(mirrors=mirrors, hosts=hosts, **values)  # type: ignore[arg-type]
+    _check_unique(config)
+    _check_plain_http(config)
+    return config
+
+
+def _tables(value: object, where: str) -> list[Mapping[str, object]]:
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise _bad(where, f"must be written as [[{where}]] tables")
+    return value
+
+
+def _mirror(entry: Mapping[str, object], index: int) -> Mirror:
+    where = f"registry.mirrors[{index}]"
+    _check_keys(where, entry, {"host", "endpoints"})
+    endpoints = entry.get("endpoints")
+    if not isinstance(endpoints, list) or not endpoints:
+        raise _bad(f"{where}.endpoints", "must be a list of at least one URL")
+    return Mirror(
+        _host_name(where, entry), tuple(_endpoint(f"{where}.endpoints[{i}]", url) for i, url in enumerate(endpoints))
+    )
+
+
+def _host(entry: Mapping[str, object], index: int) -> HostConfig:
+    where = f"registry.hosts[{index}]"
+    known = {f.name: f.default for f in fields(HostConfig) if f.name != "host"}
+    _check_keys(where, entry, {"host", *known})
+    values = {key: value for key, value in entry.items() if key != "host"}
+    for key, value in values.items():
+        _check_scalar(f"{where}.{key}", value, known[key])
+    host = HostConfig(_host_name(where, entry), **values)  # type: ignore[arg-type]
+    if host.client_key and not host.client_cert:
+        raise _bad(f"{where}.client_key", "is of no use without client_cert")
+    return host
+
+
+def _host_name(where: str, entry: Mapping[str, object]) -> str:
+    host = entry.get("host")
+    if not isinstance(host, str) or not host:
+        raise _bad(f"{where}.host", "must be a host name, with a port where it has one")
+    if "/" in host or "@" in host or any(c.isspace() for c in host):
+        raise _bad(f"{where}.host", f"{host!r} is not a host name: leave scheme, path and user out")
+    return host
+
+
+def _endpoint(where: str, url: object) -> str:
+    if not isinstance(url, str):
+        raise _bad(where, f"must be a URL, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise _bad(where, f"{url!r} is not a URL of the form http://host:port or https://host:port")
+    if "@" in parts.netloc:
+        raise _bad(where, "credentials do not belong in a URL: put them into the Docker config file")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise _bad(where, f"{url!r} has a path: a mirror serves the same repository paths as the host it mirrors")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _check_keys(where: str, entry: Mapping[str, object], known: set[str]) -> None:
+    for key in entry:
+        if key not in known:
+            raise _bad(f"{where}.{key}", f"unknown setting; known are {', '.join(sorted(known))}")
+
+
+def _check_scalar(where: str, value: object, default: object) -> None:
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise _bad(where, f"must be true or false, not {value!r}")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise _bad(where, f"must be a string, not {value!r}")
+    elif isinstance(default, int):
+        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if where.endswith(".retries") else 1):
+            raise _bad(where, f"must be a whole number above 0, not {value!r}")
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _bad(where, f"must be a number of seconds above 0, not {value!r}")
+
+
+def _check_unique(config: RegistryConfig) -> None:
+    seen: set[str] = set()
+    for entry in config.hosts:
+        if entry.host in seen:
+            raise _bad("registry.hosts", f"{entry.host} has two tables")
+        seen.add(entry.host)
+
+
+def _check_plain_http(config: RegistryConfig) -> None:
+    for mirror in config.mirrors:
+        for url in mirror.endpoints:
+            netloc = urlsplit(url).netloc
+            if url.startswith("http:") and not is_loopback(netloc) and not config.host(netloc).plain_http:
+                why = f"{url} of the mirror of {mirror.host} is plain HTTP and not on loopback"
+                raise _bad(
+                    "registry.mirrors", f"{why}: to allow it, set plain_http = true for {netloc} in [[registry.hosts]]"
+                )
+
+
+def _bad(where: str, why: str) -> InvalidArgument:
+    return InvalidArgument(f"invalid configuration: {where}: {why}", reason="INVALID_CONFIG", key=where)
