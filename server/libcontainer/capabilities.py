@@ -1,7 +1,7 @@
 """Capabilities of a process, see capabilities(7).
 
-Order around a change of user: `drop_bounding` needs CAP_SETPCAP and so comes before setresuid(2); it also sets PR_SET_KEEPCAPS, so that
-the permitted set survives setresuid. `apply` then makes the sets exact.
+Order around a change of user: `drop_bounding` needs CAP_SETPCAP and so comes before setresuid(2); it also sets PR_SET_KEEPCAPS, so
+that the permitted set survives setresuid. `apply` then makes the sets exact.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import ctypes
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-_NAMES = """
-    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST
-    NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE
-    SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM
-    BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
-""".split()
+_NUMBERED = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+_DEFAULT = """
+    CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL
+    AUDIT_WRITE
+"""
+_NAMES = [f"CAP_{name}" for name in _NUMBERED.split()]
 
 PR_SET_KEEPCAPS = 8
 PR_CAPBSET_READ = 23
@@ -24,6 +29,8 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
+
+SETS = ("effective", "permitted", "inheritable", "ambient")
 
 
 class _Header(ctypes.Structure):
@@ -48,18 +55,13 @@ def _known_to_kernel() -> int:
         return len(_NAMES)
 
 
-ALL: tuple[str, ...] = tuple(f"CAP_{name}" for name in _NAMES[: _known_to_kernel()])
+ALL: tuple[str, ...] = tuple(_NAMES[: _known_to_kernel()])
 """Every capability that this program and this kernel know, by number."""
 
-DEFAULT: frozenset[str] = frozenset(
-    f"CAP_{name}"
-    for name in """
-        CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE
-    """.split()
-)
+DEFAULT: frozenset[str] = frozenset(f"CAP_{name}" for name in _DEFAULT.split())
 """What a container gets unless it is told otherwise."""
 
-_KNOWN = {f"CAP_{name}": number for number, name in enumerate(_NAMES)}
+_KNOWN = {name: number for number, name in enumerate(_NAMES)}
 
 
 def bounding_set() -> frozenset[str]:
@@ -68,7 +70,7 @@ def bounding_set() -> frozenset[str]:
 
 
 def drop_bounding(capabilities: Mapping[str, Sequence[str]]) -> None:
-    """Cut the calling process's bounding set down to OCI `process.capabilities.bounding`, and keep the permitted set over setresuid(2).
+    """Cut the caller's bounding set down to OCI `process.capabilities.bounding`, and keep the permitted set over setresuid(2).
 
     Raises ValueError for an unknown name, OSError (EPERM) without CAP_SETPCAP.
     """
@@ -80,10 +82,10 @@ def drop_bounding(capabilities: Mapping[str, Sequence[str]]) -> None:
 
 
 def apply(capabilities: Mapping[str, Sequence[str]]) -> None:
-    """Set the calling thread's effective, permitted, inheritable and ambient sets to those of OCI `process.capabilities`.
+    """Set the caller's effective, permitted, inheritable and ambient sets to those of OCI `process.capabilities`.
 
-    Names outside the bounding set are dropped, for the kernel gives them to nobody. Raises ValueError for an unknown name, OSError
-    when the process does not have what it is to get.
+    Names outside the bounding set are dropped, for the kernel gives them to nobody. Raises ValueError for an unknown
+    name, OSError when the process does not have what it is to get.
     """
     bounding = _numbers(bounding_set())
     sets = {

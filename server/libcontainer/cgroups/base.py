@@ -1,7 +1,7 @@
 """Control groups: the interface of both versions, and the file access they share.
 
-A container's cgroup is one directory below each hierarchy's root (one in all on version 2). Life of a `Cgroup`: `create` before the
-process is forked, `enter` from inside it, `kill` and `remove` after. Everything else may happen at any time between.
+A container's cgroup is one directory below each hierarchy's root (one in all on version 2). Life of a `Cgroup`: `create`
+before the process is forked, `enter` from inside it, `kill` and `remove` after. The rest may happen at any time between.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CgroupError(OSError):
 
 @dataclass(frozen=True)
 class CgroupStats:
-    """One reading. Times in nanoseconds, sizes in bytes; counters count from the cgroup's creation; a limit of 0 is none."""
+    """One reading: nanoseconds and bytes; counters count from the cgroup's creation; a limit of 0 is none."""
 
     cpu_usage_ns: int = 0
     cpu_throttled_ns: int = 0
@@ -66,7 +66,7 @@ class Cgroup(Protocol):
     """Below each hierarchy's root: `/moorage/<id>`."""
 
     def create(self, resources: Resources) -> None:
-        """Make it, and the parents that are missing, and set limits and devices; all or nothing. EEXIST when it is there."""
+        """Make it and missing parents, set limits and devices; all or nothing. EEXIST when it is there."""
         ...
 
     def enter(self) -> None:
@@ -82,7 +82,10 @@ class Cgroup(Protocol):
         ...
 
     def kill(self) -> None:
-        """SIGKILL every process in it and below it, those that fork meanwhile too. Does not wait for them to die. Missing is fine."""
+        """SIGKILL every process in it and below it, those that fork meanwhile too. Missing is fine.
+
+        Does not wait for them to die.
+        """
         ...
 
     def freeze(self) -> None:
