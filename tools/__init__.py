@@ -1,0 +1,1 @@
+"""What stands around the code: checks, demo, bench, packaging. Not installed."""
