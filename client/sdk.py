@@ -1,0 +1,373 @@
+"""The SDK: a thin, typed layer over the stubs of `moorage.v1`.
+
+Data are the messages of the API (`moorage.v1.runtime_pb2.Container` and so on, documented in protos/moorage/v1).
+Wherever a method takes `container`, an ID, a unique prefix of one or a name will do. Every method raises MoorageError
+(see `moorage.client.errors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from moorage.client.connection import TLS, Address, connect, explain
+from moorage.client.errors import MoorageError, Unavailable, from_rpc_error
+from moorage.client.streams import Pull, Session, Stream
+from moorage.v1 import (
+    image_pb2,
+    image_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
+    runtime_pb2,
+    runtime_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
+)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Page = TypeVar("Page", bound="_Page")
+
+
+class _Page(Protocol):
+    next_page_token: str
+
+
+class _Caller:
+    """Makes calls on one channel and turns their failures into MoorageError."""
+
+    def __init__(self, channel: grpc.Channel, address: Address, timeout: float | None) -> None:
+        self.channel = channel
+        self.address = address
+        self.timeout = timeout
+
+    def error(self, error: grpc.RpcError) -> MoorageError:
+        mapped = from_rpc_error(error)
+        if isinstance(mapped, Unavailable) and mapped.reason == mapped.code:
+            return explain(self.address, mapped)
+        return mapped
+
+    def unary(
+        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, *, forever: bool = False
+    ) -> Response:
+        try:
+            return method(request, timeout=None if forever else self.timeout)
+        except grpc.RpcError as error:
+            raise self.error(error) from error
+
+    def pages(self, method: grpc.UnaryUnaryMultiCallable[Any, Page], request: Any) -> Iterator[Page]:
+        while True:
+            page = self.unary(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def stream(self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request) -> Stream[Response]:
+        return Stream(method(request), self.error)
+
+
+class Client:
+    """A connection to a daemon.
+
+    `url` is `unix:///path` or `tcp://host:port`; None for `MOORAGE_HOST`, then unix:///run/moorage/moorage.sock.
+    `tls` names PEM files; `insecure` allows plain tcp:// on loopback. `timeout` is a deadline in seconds for each
+    call that answers once (None: no deadline). A client may be shared by threads.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, tls: TLS | None = None, insecure: bool = False, timeout: float | None = None
+    ) -> None:
+        channel, address = connect(url, tls=tls, insecure=insecure)
+        self._caller = _Caller(channel, address, timeout)
+        self.images = Images(self._caller)
+        self.containers = Containers(self._caller)
+        self.networks = Networks(self._caller)
+        self.system = System(self._caller)
+
+    @property
+    def url(self) -> str:
+        """The daemon's address."""
+        return str(self._caller.address)
+
+    def close(self) -> None:
+        """Close the connection; calls that still run fail with Cancelled."""
+        self._caller.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Images:
+    """The images of the daemon, and pulling more."""
+
+    def __init__(self, caller: _Caller) -> None:
+        self._caller = caller
+        self._stub = image_pb2_grpc.ImageServiceStub(caller.channel)
+
+    def pull(
+        self, reference: str, *, platform: image_pb2.Platform | None = None, auth: image_pb2.RegistryAuth | None = None
+    ) -> Pull:
+        """Start pulling; iterate over the answer for progress, or call its `result()` for the image."""
+        request = image_pb2.PullImageRequest(reference=reference, platform=platform, auth=auth)
+        return Pull(self._stub.PullImage(request), self._caller.error)
+
+    def list(self, reference: str = "") -> list[image_pb2.Image]:
+        """Images, newest first: all, or those of a repository or reference."""
+        pages = self._caller.pages(self._stub.ListImages, image_pb2.ListImagesRequest(reference=reference))
+        return [image for page in pages for image in page.images]
+
+    def get(self, reference: str) -> image_pb2.Image:
+        """One image by reference, digest or unique ID prefix."""
+        return self._caller.unary(self._stub.GetImage, image_pb2.GetImageRequest(reference=reference))
+
+    def remove(self, reference: str) -> image_pb2.RemoveImageResponse:
+        """Remove a tag, or by ID the image with all its tags."""
+        return self._caller.unary(self._stub.RemoveImage, image_pb2.RemoveImageRequest(reference=reference))
+
+
+class Containers:
+    """The life of containers, and what runs in them."""
+
+    def __init__(self, caller: _Caller) -> None:
+        self._caller = caller
+        self._stub = runtime_pb2_grpc.RuntimeServiceStub(caller.channel)
+
+    def create(self, config: runtime_pb2.ContainerConfig, *, name: str = "") -> runtime_pb2.CreateContainerResponse:
+        """Make a container from an image that is here; nothing runs yet."""
+        return self._caller.unary(
+            self._stub.CreateContainer, runtime_pb2.CreateContainerRequest(name=name, config=config)
+        )
+
+    def start(self, container: str) -> int:
+        """Run it; answers the first process's pid on the host."""
+        return self._caller.unary(self._stub.StartContainer, runtime_pb2.StartContainerRequest(id=container)).pid
+
+    def stop(self, container: str, *, timeout: int | None = None) -> None:
+        """Stop it: SIGKILL `timeout` seconds after the stop signal (None: the container's own time)."""
+        self._caller.unary(
+            self._stub.StopContainer, runtime_pb2.StopContainerRequest(id=container, timeout_seconds=timeout)
+        )
+
+    def kill(self, container: str, *, signal: str = "SIGKILL") -> None:
+        """Send a signal to its first process."""
+        self._caller.unary(self._stub.KillContainer, runtime_pb2.KillContainerRequest(id=container, signal=signal))
+
+    def remove(self, container: str, *, force: bool = False) -> None:
+        """Remove it with its writable layer and logs; with `force` also when it runs."""
+        self._caller.unary(self._stub.RemoveContainer, runtime_pb2.RemoveContainerRequest(id=container, force=force))
+
+    def list(
+        self,
+        *,
+        all: bool = False,
+        states: Iterable[runtime_pb2.ContainerState] = (),
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        image: str = "",
+    ) -> list[runtime_pb2.Container]:
+        """Containers, newest first: those that run, or `all`. The other arguments narrow it down, all together."""
+        request = runtime_pb2.ListContainersRequest(all=all, states=list(states), labels=labels, name=name, image=image)
+        return [
+            container
+            for page in self._caller.pages(self._stub.ListContainers, request)
+            for container in page.containers
+        ]
+
+    def get(self, container: str, *, size: bool = False) -> runtime_pb2.Container:
+        """One container, whole; with `size` the bytes of its writable layer are counted."""
+        return self._caller.unary(self._stub.GetContainer, runtime_pb2.GetContainerRequest(id=container, size=size))
+
+    def wait(self, container: str) -> runtime_pb2.WaitContainerResponse:
+        """Wait, without deadline, until it does not run any more; answers how it ended."""
+        return self._caller.unary(
+            self._stub.WaitContainer, runtime_pb2.WaitContainerRequest(id=container), forever=True
+        )
+
+    def processes(self, container: str) -> list[runtime_pb2.Process]:
+        """Its processes, by pid, as the host sees them."""
+        response = self._caller.unary(self._stub.ListProcesses, runtime_pb2.ListProcessesRequest(id=container))
+        return list(response.processes)
+
+    def attach(
+        self,
+        container: str,
+        *,
+        start: bool = False,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+        size: tuple[int, int] | None = None,
+        lossless: bool = False,
+    ) -> Session:
+        """Connect to its streams; with `start` also run it, so that no output is missed. `size` is columns and rows.
+
+        `lossless`: while you do not read, the container is held back as by a pipe; otherwise a slow reader is cut off.
+        """
+        opening = runtime_pb2.AttachRequest.Open(
+            id=container, start=start, stdin=stdin, stdout=stdout, stderr=stderr, size=_size(size), lossless=lossless
+        )
+        return Session(self._stub.Attach, runtime_pb2.AttachRequest, opening, self._caller.error)
+
+    def exec(
+        self,
+        container: str,
+        command: Sequence[str],
+        *,
+        env: Iterable[str] = (),
+        working_dir: str = "",
+        user: str = "",
+        tty: bool = False,
+        stdin: bool = False,
+        size: tuple[int, int] | None = None,
+        detach: bool = False,
+        privileged: bool = False,
+    ) -> Session:
+        """Run one more process in a running container. With `detach` it runs on and the session is over at once."""
+        opening = runtime_pb2.ExecRequest.Open(
+            id=container,
+            command=command,
+            env=env,
+            working_dir=working_dir,
+            user=user,
+            tty=tty,
+            stdin=stdin,
+            size=_size(size),
+            detach=detach,
+            privileged=privileged,
+        )
+        return Session(self._stub.Exec, runtime_pb2.ExecRequest, opening, self._caller.error)
+
+    def logs(
+        self,
+        container: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        streams: Iterable[runtime_pb2.LogStream] = (),
+    ) -> Stream[runtime_pb2.LogEntry]:
+        """What it wrote, oldest first; the last `tail` lines (None: all), then with `follow` what comes."""
+        request = runtime_pb2.GetLogsRequest(
+            id=container,
+            follow=follow,
+            tail_lines=tail,
+            since=_timestamp(since),
+            until=_timestamp(until),
+            streams=list(streams),
+        )
+        return self._caller.stream(self._stub.GetLogs, request)
+
+    def stats(
+        self, containers: Iterable[str] = (), *, stream: bool = True, interval_millis: int = 0
+    ) -> Stream[runtime_pb2.GetStatsResponse]:
+        """Samples of what containers use (none named: all that run), one message a sample; without `stream` only one."""
+        request = runtime_pb2.GetStatsRequest(ids=list(containers), stream=stream, interval_millis=interval_millis)
+        return self._caller.stream(self._stub.GetStats, request)
+
+
+class Networks:
+    """The networks that containers join."""
+
+    def __init__(self, caller: _Caller) -> None:
+        self._caller = caller
+        self._stub = network_pb2_grpc.NetworkServiceStub(caller.channel)
+
+    def create(
+        self,
+        name: str,
+        *,
+        subnet: str = "",
+        gateway: str = "",
+        internal: bool = False,
+        labels: Mapping[str, str] | None = None,
+    ) -> network_pb2.Network:
+        """Make a bridge network; what is left out the daemon chooses."""
+        request = network_pb2.CreateNetworkRequest(
+            name=name, subnet=subnet, gateway=gateway, internal=internal, labels=labels
+        )
+        return self._caller.unary(self._stub.CreateNetwork, request)
+
+    def remove(self, network: str) -> None:
+        """Remove one by name, ID or unique ID prefix."""
+        self._caller.unary(self._stub.RemoveNetwork, network_pb2.RemoveNetworkRequest(network=network))
+
+    def list(self) -> list[network_pb2.Network]:
+        """All networks, by name."""
+        pages = self._caller.pages(self._stub.ListNetworks, network_pb2.ListNetworksRequest())
+        return [network for page in pages for network in page.networks]
+
+    def get(self, network: str) -> network_pb2.Network:
+        """One network by name, ID or unique ID prefix."""
+        return self._caller.unary(self._stub.GetNetwork, network_pb2.GetNetworkRequest(network=network))
+
+
+class System:
+    """The daemon itself."""
+
+    def __init__(self, caller: _Caller) -> None:
+        self._caller = caller
+        self._stub = system_pb2_grpc.SystemServiceStub(caller.channel)
+
+    def version(self) -> system_pb2.GetVersionResponse:
+        """The daemon's version."""
+        return self._caller.unary(self._stub.GetVersion, system_pb2.GetVersionRequest())
+
+    def info(self) -> system_pb2.GetInfoResponse:
+        """How the daemon is set up and what it holds."""
+        return self._caller.unary(self._stub.GetInfo, system_pb2.GetInfoRequest())
+
+    def events(
+        self,
+        *,
+        after: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        kinds: Iterable[str] = (),
+        actions: Iterable[str] = (),
+        object: str = "",
+    ) -> Stream[system_pb2.Event]:
+        """Events in order: after a sequence number or since a time, then those that come, until a time or until
+        closed.
+        """
+        request = system_pb2.StreamEventsRequest(
+            after_sequence=after,
+            since=_timestamp(since),
+            until=_timestamp(until),
+            kinds=list(kinds),
+            actions=list(actions),
+            object=object,
+        )
+        return self._caller.stream(self._stub.StreamEvents, request)
+
+    def jobs(self, *, all: bool = False) -> list[system_pb2.Job]:
+        """Jobs that run now, oldest first; with `all` also the last that ended."""
+        return list(self._caller.unary(self._stub.ListJobs, system_pb2.ListJobsRequest(all=all)).jobs)
+
+    def cancel_job(self, job: int) -> None:
+        """Ask a running job to stop and undo what it half did."""
+        self._caller.unary(self._stub.CancelJob, system_pb2.CancelJobRequest(id=job))
+
+
+def _size(size: tuple[int, int] | None) -> runtime_pb2.TerminalSize | None:
+    return None if size is None else runtime_pb2.TerminalSize(width=size[0], height=size[1])
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    """`moment` as a Timestamp; one without time zone is in local time."""
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment.astimezone())
+    return stamp
