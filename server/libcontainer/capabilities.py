@@ -1,7 +1,7 @@
 """Capabilities of a process, see capabilities(7).
 
-Order around a change of user: `drop_bounding` needs CAP_SETPCAP and so comes before setresuid(2); it also sets PR_SET_KEEPCAPS, so
-that the permitted set survives setresuid. `apply` then makes the sets exact.
+Order around a change of user: `drop_bounding` needs CAP_SETPCAP and so comes before setresuid(2); it also sets
+PR_SET_KEEPCAPS, so that the permitted set survives setresuid. `apply` then makes the sets exact.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def bounding_set() -> frozenset[str]:
 
 
 def drop_bounding(capabilities: Mapping[str, Sequence[str]]) -> None:
-    """Cut the caller's bounding set down to OCI `process.capabilities.bounding`, and keep the permitted set over setresuid(2).
+    """Cut the caller's bounding set down to OCI `process.capabilities.bounding`.
 
-    Raises ValueError for an unknown name, OSError (EPERM) without CAP_SETPCAP.
+    The permitted set will survive setresuid(2) then. Raises ValueError for an unknown name, OSError (EPERM) without
+    CAP_SETPCAP.
     """
     wanted = _numbers(capabilities.get("bounding", ()))
     for number in range(len(ALL)):

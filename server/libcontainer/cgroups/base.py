@@ -1,7 +1,7 @@
 """Control groups: the interface of both versions, and the file access they share.
 
-A container's cgroup is one directory below each hierarchy's root (one in all on version 2). Life of a `Cgroup`: `create`
-before the process is forked, `enter` from inside it, `kill` and `remove` after. The rest may happen at any time between.
+A container's cgroup is one directory below each hierarchy's root (one in all on version 2). Life of a `Cgroup`:
+`create` before the process is forked, `enter` from inside it, `kill` and `remove` after; the rest at any time between.
 """
 
 from __future__ import annotations
