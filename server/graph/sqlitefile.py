@@ -137,7 +137,7 @@ class SQLiteFile:
         query = "SELECT * FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
         with self._errors("read"):
             rows = self._db.execute(query, (after, limit)).fetchall()
-        return [Event(*fields, msgspec.json.decode(attributes, type=dict[str, str])) for *fields, attributes in rows]
+        return [_event(row) for row in rows]
 
     def write(self, changes: Changes, *, oldest_event: int, durable: bool) -> None:
         """Commit `changes`, all or nothing; events before `oldest_event` go. `durable`: on disk when this returns."""
@@ -192,6 +192,11 @@ class SQLiteFile:
 def _event_row(event: Event) -> tuple[int, int, str, str, str, str, bytes]:
     attributes = msgspec.json.encode(event.attributes)
     return event.sequence, event.time_ns, event.kind, event.action, event.id, event.name, attributes
+
+
+def _event(row: tuple[int, int, str, str, str, str, bytes]) -> Event:
+    sequence, time_ns, kind, action, id, name, attributes = row
+    return Event(sequence, time_ns, kind, action, id, name, msgspec.json.decode(attributes, type=dict[str, str]))
 
 
 def sync_directory(path: Path) -> None:
