@@ -1,0 +1,200 @@
+"""The daemon's way to its spawner: starts it, starts it again when it has died, and has tasks and pod supervisors forked there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import moorage.server.supervisor
+from moorage.server import errors
+from moorage.server.cancel import CancelToken
+from moorage.server.supervisor.protocol import Channel, pack_message, send_all
+
+PACKAGE = Path(moorage.server.supervisor.__file__ or "").parent
+"""Not resolved: in an editable install the way through the links is the import root."""
+
+BOOT = PACKAGE / "boot.py"
+IMPORT_ROOT = PACKAGE.parents[2]
+
+STOP_SECONDS = 5.0
+
+
+def raise_error(error: Mapping[str, Any]) -> None:
+    """Raise the "error" of an answer as the typed error that it names."""
+    details = dict(error)
+    kind = getattr(errors, str(details.pop("kind", "Internal")), errors.Internal)
+    message = str(details.pop("message", "unknown error"))
+    if not (isinstance(kind, type) and issubclass(kind, errors.MoorageError)):
+        kind = errors.Internal
+    raise kind(message, **details)
+
+
+class SpawnerClient:
+    """Thread-safe; calls run side by side. `start` early, before gRPC has threads; a call starts it too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self._profiles: list[str] = []
+
+    @property
+    def pid(self) -> int:
+        """The spawner's pid, 0 when none runs."""
+        process = self._process
+        return process.pid if process is not None else 0
+
+    def start(self) -> None:
+        """Have a spawner run."""
+        with self._lock:
+            self._ensure()
+
+    def close(self) -> None:
+        """End the spawner, and with it every task; supervisors live on."""
+        with self._lock:
+            self._discard()
+
+    def prime(self, profile: str) -> None:
+        """Have every supervisor from now on know the compiled form of a seccomp profile (JSON)."""
+        self._call({"op": "prime", "profile": profile}, ())
+        with self._lock:
+            if profile not in self._profiles:
+                self._profiles.append(profile)
+
+    def run_task(
+        self, name: str, args: Mapping[str, Any], fds: Sequence[int] = (), cancel: CancelToken | None = None
+    ) -> dict[str, Any]:
+        """Run the function `name` of `supervisor/tasks.py`'s table in a child process, and answer what it returns.
+
+        Blocks; `fds` stay the caller's. When it returns or raises, the process has ended. Raises the error the task raised (TaskError names
+        its class, OSError becomes Internal with `errno` and `path`), Cancelled or DeadlineExceeded when `cancel` was set (the process
+        is killed), Unavailable when the spawner died under it.
+        """
+        if cancel is not None:
+            cancel.check()
+        channel = self._send({"op": "task", "name": name, "args": dict(args)}, fds)
+        with contextlib.closing(channel):
+            answer = _outcome(channel, cancel)
+        if cancel is not None and "result" not in answer:
+            cancel.check()
+        if "error" in answer:
+            raise_error(answer["error"])
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def spawn_pod(self, spec: Mapping[str, Any], directory: int) -> tuple[int, Channel]:
+        """Fork a pod's supervisor; `directory` is the pod's own, open. Answers its pid, and its first connection, which is a watch."""
+        message = {"op": "pod", **spec}
+        channel = self._send(message, (directory,))
+        frame = channel.receive()
+        if frame is None:
+            channel.close()
+            raise errors.Unavailable(
+                f"supervisor of pod {spec.get('id')} died before it answered", reason="SUPERVISOR_DIED"
+            )
+        if "error" in frame.message:
+            channel.close()
+            raise_error(frame.message["error"])
+        return int(frame.message["pid"]), channel
+
+    def _call(self, message: Mapping[str, Any], fds: Sequence[int]) -> None:
+        with contextlib.closing(self._send(message, fds)) as channel:
+            frame = channel.receive()
+        if frame is None:
+            raise errors.Unavailable("spawner died", reason="SPAWNER_DIED")
+        if "error" in frame.message:
+            raise_error(frame.message["error"])
+
+    def _send(self, message: Mapping[str, Any], fds: Sequence[int]) -> Channel:
+        """Send a request with a reply socket of its own; answer our end of it."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                passed = (theirs.fileno(), *fds)
+                self._deliver(pack_message(message, passed), passed)
+        except BaseException:
+            ours.close()
+            raise
+        return Channel(ours)
+
+    def _deliver(self, frame: bytes, fds: Sequence[int]) -> None:
+        with self._lock:
+            try:
+                send_all(self._ensure(), frame, fds)
+            except (BrokenPipeError, ConnectionResetError):
+                # It died, with nothing of this request done: a request counts when it is there as a whole.
+                self._discard()
+                send_all(self._ensure(), frame, fds)
+
+    def _ensure(self) -> socket.socket:
+        if self._process is not None and self._process.poll() is not None:
+            self._discard()
+        if self._sock is None:
+            self._sock = self._launch()
+        return self._sock
+
+    def _launch(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-I", "-S", os.fspath(BOOT), os.fspath(IMPORT_ROOT), str(theirs.fileno())]
+            # A session of its own: Ctrl-C at the daemon's terminal is not for it.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+                start_new_session=True,
+            )
+        for profile in self._profiles:
+            _prime(ours, profile)
+        return ours
+
+    def _discard(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        if self._process is not None:
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+def _prime(spawner: socket.socket, profile: str) -> None:
+    """Tell a new spawner a profile that an old one had compiled; nobody waits for the answer."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        fds = (theirs.fileno(),)
+        send_all(spawner, pack_message({"op": "prime", "profile": profile}, fds), fds)
+
+
+def _outcome(channel: Channel, cancel: CancelToken | None) -> dict[str, Any]:
+    """Wait for the end of a task's process; answer the first message it or the spawner sent."""
+    with contextlib.ExitStack() as stack:
+        if cancel is not None:
+            stack.enter_context(cancel.on_cancel(lambda: _hang_up(channel.sock)))
+        answer: dict[str, Any] | None = None
+        with contextlib.suppress(ConnectionResetError):
+            while (frame := channel.receive()) is not None:
+                answer = answer or frame.message
+    if answer is None:
+        return {
+            "error": {"kind": "Unavailable", "message": "spawner died while it ran a task", "reason": "SPAWNER_DIED"}
+        }
+    return answer
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Shut our side down: the spawner kills the task then, and closes its side when it has ended."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,21 @@
+"""The spawner's first code, run by path in a fresh interpreter without site-packages: `python -I -S boot.py IMPORT_ROOT FD`.
+
+IMPORT_ROOT is the directory that holds `moorage/`, FD the spawner's end of the socket to the daemon.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    import_root, fd = sys.argv[1:]
+    # In front of the standard library's directories nothing may stand: the import root may be site-packages.
+    sys.path.append(import_root)
+    from moorage.server.supervisor import spawner
+
+    spawner.run(int(fd))
+
+
+if __name__ == "__main__":
+    main()

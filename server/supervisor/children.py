@@ -1,0 +1,56 @@
+"""Forking single-threaded processes that keep nothing of their parent but what they are given."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+
+PR_SET_PDEATHSIG = 1
+MAX_FD = 1 << 30
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+
+
+def forked(main: Callable[[list[int]], None], fds: Sequence[int]) -> int:
+    """Fork a child that runs `main` with its copies of `fds` and ends; answer its pid.
+
+    0, 1 and 2 are /dev/null there, all else is closed.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        main(_keep_only(fds))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _keep_only(fds: Sequence[int]) -> list[int]:
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    kept = list(range(3, 3 + len(fds)))
+    # Out of the way of the numbers they are going to have.
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
+    for source, target in zip(moved, kept, strict=True):
+        os.dup2(source, target, inheritable=False)
+    os.closerange(3 + len(fds), MAX_FD)
+    return kept
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent, which was `parent` at the fork, ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,25 @@
+"""Compiled seccomp programs, by the JSON text of their profile. Filled in the spawner, a fork has them for nothing."""
+
+from __future__ import annotations
+
+import json
+
+from moorage.server.libcontainer import seccomp
+
+MAX_PROGRAMS = 8
+
+_programs: dict[str, bytes] = {}
+
+
+def prime(profile: str) -> bytes:
+    """Compile a profile (an OCI `linux.seccomp` object as JSON) and keep the program. Raises ValueError naming what is wrong."""
+    program = seccomp.compile(json.loads(profile))
+    if len(_programs) >= MAX_PROGRAMS:
+        del _programs[next(iter(_programs))]
+    _programs[profile] = program
+    return program
+
+
+def program(profile: str) -> bytes:
+    """The program of a profile."""
+    return _programs.get(profile) or prime(profile)

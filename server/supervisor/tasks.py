@@ -1,0 +1,38 @@
+"""The table of tasks: functions the daemon has run in a process of its own, forked from the spawner.
+
+A task gets its arguments (a JSON object) and descriptors (its to use; the process has no others but 0, 1 and 2 on /dev/null), and returns
+a JSON object. It may confine itself (chroot, drop capabilities) as it likes: the process ends with it. It dies with the spawner, and
+with the daemon. What it imports must be standard library and is loaded in the spawner, before any task runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class TaskError(Exception):
+    """A failure told to the caller: `kind` names a class of `moorage.server.errors`, `metadata` goes with it."""
+
+    def __init__(self, kind: str, message: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.metadata = metadata
+
+
+def echo(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Answer the arguments, and how many descriptors came: shows that the way to a task and back works."""
+    return {"args": args, "fds": len(fds)}
+
+
+def sleep(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Do nothing for `seconds`: something to cancel."""
+    time.sleep(args["seconds"])
+    return {}
+
+
+Task = Callable[[dict[str, Any], list[int]], dict[str, Any]]
+
+TASKS: dict[str, Task] = {"echo": echo, "sleep": sleep}

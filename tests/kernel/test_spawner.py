@@ -1,0 +1,105 @@
+"""The spawner and its tasks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import Cancelled, Unavailable, Unimplemented
+from moorage.server.execdriver.spawner_client import SpawnerClient
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def spawner() -> Iterator[SpawnerClient]:
+    client = SpawnerClient()
+    client.start()
+    yield client
+    client.close()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "condition did not come true"
+        time.sleep(0.01)
+
+
+def reading_task(spawner: SpawnerClient, cancel: CancelToken | None, outcome: list[BaseException]) -> threading.Thread:
+    """A thread in whose task nothing happens until it is killed."""
+
+    def run() -> None:
+        try:
+            spawner.run_task("sleep", {"seconds": 60}, cancel=cancel)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: len(children(spawner.pid)) == 1)
+    return thread
+
+
+def test_a_task_gets_its_arguments_and_descriptors(spawner: SpawnerClient) -> None:
+    reader, writer = os.pipe()
+    try:
+        assert spawner.run_task("echo", {"a": [1, "ü"]}, [reader, writer]) == {"args": {"a": [1, "ü"]}, "fds": 2}
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert children(spawner.pid) == []
+
+
+def test_an_unknown_task_is_refused(spawner: SpawnerClient) -> None:
+    with pytest.raises(Unimplemented, match="no task 'nonsense'"):
+        spawner.run_task("nonsense", {})
+
+
+def test_tasks_run_side_by_side(spawner: SpawnerClient) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda n: spawner.run_task("echo", {"n": n, "big": "x" * 300_000})["args"]["n"], range(40))
+        )
+    assert answers == list(range(40))
+
+
+def test_cancelling_kills_the_task(spawner: SpawnerClient) -> None:
+    cancel, outcome = CancelToken(), list[BaseException]()
+    thread = reading_task(spawner, cancel, outcome)
+    cancel.cancel("caller hung up")
+    thread.join(10)
+    assert isinstance(outcome[0], Cancelled)
+    assert children(spawner.pid) == []
+
+
+def test_a_killed_spawner_is_replaced_and_takes_its_tasks_along(spawner: SpawnerClient) -> None:
+    outcome = list[BaseException]()
+    thread = reading_task(spawner, None, outcome)
+    first = spawner.pid
+    task = children(first)[0]
+    os.kill(first, signal.SIGKILL)
+    thread.join(10)
+    assert isinstance(outcome[0], Unavailable)
+    until(lambda: not Path(f"/proc/{task}").exists())
+    assert spawner.run_task("echo", {}) == {"args": {}, "fds": 0}
+    assert spawner.pid != first
+
+
+def test_the_spawner_ends_with_its_socket(spawner: SpawnerClient) -> None:
+    pid = spawner.pid
+    until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"moorage-spawner\0"))
+    spawner.close()
+    assert not Path(f"/proc/{pid}").exists()
