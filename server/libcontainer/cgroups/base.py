@@ -14,7 +14,13 @@ from typing import Any, Protocol
 Resources = Mapping[str, Any]
 """An OCI runtime-spec `linux.resources` object."""
 
-UNLIMITED = -1
+
+def checked(path: str) -> str:
+    """`path`, which must be absolute and normal and not the root; or ValueError."""
+    names = path.split("/")
+    if names[0] or len(names) < 2 or not all(names[1:]) or {".", ".."} & set(names) or "\0" in path:
+        raise ValueError(f"invalid cgroup path {path!r}")
+    return path
 
 
 class CgroupError(OSError):
@@ -125,6 +131,10 @@ class CgroupManager(Protocol):
 
     def children(self, parent: str) -> set[str]:
         """Names of the cgroups directly below `parent` in any hierarchy; none when it does not exist."""
+        ...
+
+    def prune(self, parent: str) -> None:
+        """Remove `parent` and the cgroups above it, as far up as nothing is in or below them."""
         ...
 
     def available(self) -> set[str]:
