@@ -38,7 +38,9 @@ class NetworkDriver(Protocol):
 
     name: str
 
-    def create_network(self, name: str, *, subnet: str, gateway: str, internal: bool, labels: dict[str, str]) -> Network:
+    def create_network(
+        self, name: str, *, subnet: str, gateway: str, internal: bool, labels: dict[str, str]
+    ) -> Network:
         """Choose what was left open, make the network on the host and in the GraphDB, all or nothing."""
         ...
 
@@ -47,7 +49,12 @@ class NetworkDriver(Protocol):
         ...
 
     def attach(
-        self, network: Network, container_id: str, netns_pid: int, ports: Iterable[PortMapping], stage: Callable[[str], None]
+        self,
+        network: Network,
+        container_id: str,
+        netns_pid: int,
+        ports: Iterable[PortMapping],
+        stage: Callable[[str], None],
     ) -> Attachment:
         """Put the network namespace of process `netns_pid` into `network`, all or nothing."""
         ...

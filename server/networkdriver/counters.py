@@ -1,0 +1,37 @@
+"""Traffic counters of the containers' interfaces, all read at once from /proc/net/dev."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# /proc/net is the namespace of the process's first thread; this is that of the thread which asks.
+DEVICES = Path("/proc/thread-self/net/dev")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What went through an interface, seen from inside the container."""
+
+    rx_bytes: int
+    rx_packets: int
+    tx_bytes: int
+    tx_packets: int
+
+
+def read_counters(path: Path = DEVICES) -> dict[str, Counters]:
+    """The counters of every veth's host end, by its name on the host, from the container's point of view.
+
+    What the host's end received is what the container sent, so the two are swapped.
+    """
+    found = {}
+    for line in path.read_text().splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        fields = rest.split()
+        found[name.strip()] = Counters(int(fields[8]), int(fields[9]), int(fields[0]), int(fields[1]))
+    return found
+
+
+def link_names(path: Path = DEVICES) -> set[str]:
+    """The names of the host's links. Read under RCU: does not wait while links are being deleted, as netlink would."""
+    return {line.partition(":")[0].strip() for line in path.read_text().splitlines()[2:]}
