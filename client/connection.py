@@ -104,19 +104,13 @@ def connect(url: str | None = None, *, tls: TLS | None = None, insecure: bool = 
     """
     address = parse_address(url or default_host())
     tls = tls or TLS()
-    if address.path or (insecure and not tls):
-        if not (address.path or address.loopback):
-            raise InvalidArgument(
-                f"{address} is not on loopback: it needs TLS", hint="give --tls-ca, --tls-cert and --tls-key"
-            )
+    if address.path or (insecure and address.loopback and not tls):
         import grpc
 
         return grpc.insecure_channel(address.target, options=_OPTIONS), address
     if not tls:
-        raise InvalidArgument(
-            f"{address} needs TLS",
-            hint="give --tls-ca, --tls-cert and --tls-key, or --insecure-loopback for a daemon on loopback",
-        )
+        loopback = ", or --insecure-loopback for a daemon without TLS" if address.loopback else ""
+        raise InvalidArgument(f"{address} needs TLS", hint=f"give --tls-ca, --tls-cert and --tls-key{loopback}")
     credentials = _credentials(tls)
     import grpc
 
@@ -138,8 +132,10 @@ def _credentials(tls: TLS) -> grpc.ChannelCredentials:
 
 
 def explain(address: Address, error: MoorageError) -> MoorageError:
-    """Why `address` cannot be reached: for an `Unavailable` that gRPC itself made, knock once more and tell what the
-    kernel says.
+    """Say why `address` cannot be reached.
+
+    `error` is an `Unavailable` of gRPC's own making; knock once more and tell what the kernel says, or answer `error`
+    where the door opens now.
     """
     try:
         if address.path:

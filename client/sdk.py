@@ -194,10 +194,9 @@ class Containers:
             self._stub.WaitContainer, runtime_pb2.WaitContainerRequest(id=container), forever=True
         )
 
-    def processes(self, container: str) -> list[runtime_pb2.Process]:
+    def processes(self, container: str) -> Sequence[runtime_pb2.Process]:
         """Its processes, by pid, as the host sees them."""
-        response = self._caller.unary(self._stub.ListProcesses, runtime_pb2.ListProcessesRequest(id=container))
-        return list(response.processes)
+        return self._caller.unary(self._stub.ListProcesses, runtime_pb2.ListProcessesRequest(id=container)).processes
 
     def attach(
         self,
@@ -257,8 +256,8 @@ class Containers:
         since: datetime | None = None,
         until: datetime | None = None,
         streams: Iterable[runtime_pb2.LogStream] = (),
-    ) -> Stream[runtime_pb2.LogEntry]:
-        """What it wrote, oldest first; the last `tail` lines (None: all), then with `follow` what comes."""
+    ) -> Stream[runtime_pb2.GetLogsResponse]:
+        """What it wrote, oldest first, in batches: the last `tail` lines (None: all), then with `follow` what comes."""
         request = runtime_pb2.GetLogsRequest(
             id=container,
             follow=follow,

@@ -1,0 +1,36 @@
+"""`moorage version`."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version as distribution_version
+
+import click
+
+from moorage.client.console import Settings, format_option, pass_settings, say, say_json
+
+
+@click.command()
+@click.option("--client", "client_only", is_flag=True, help="Only this client's.")
+@format_option
+@pass_settings
+def command(settings: Settings, client_only: bool, output: str) -> None:
+    """Show the versions of this client and the daemon."""
+    versions = {"client": {"version": distribution_version("moorage"), "python_version": platform.python_version()}}
+    if output == "table":
+        _show("Client", versions["client"])
+    if not client_only:
+        from moorage.client.jsonout import to_dict
+
+        with settings.client() as client:
+            versions["server"] = to_dict(client.system.version())
+        if output == "table":
+            _show("Server", versions["server"])
+    if output == "json":
+        say_json(versions)
+
+
+def _show(side: str, facts: dict[str, str]) -> None:
+    say(f"{side}:")
+    for key, value in facts.items():
+        say(f"  {key.removesuffix('_version').replace('_', ' ') + ':':14} {value}")

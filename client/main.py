@@ -1,0 +1,121 @@
+"""The `moorage` command: the global options, the verbs (loaded when used), and what an exception becomes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from moorage.client.connection import TLS, default_host
+from moorage.client.console import Failure, Settings, tell_error
+from moorage.client.errors import MoorageError
+
+VERBS = (
+    "attach",
+    "completion",
+    "create",
+    "doctor",
+    "events",
+    "exec",
+    "images",
+    "info",
+    "inspect",
+    "jobs",
+    "kill",
+    "logs",
+    "network",
+    "port",
+    "ps",
+    "pull",
+    "rm",
+    "rmi",
+    "run",
+    "start",
+    "stats",
+    "stop",
+    "top",
+    "version",
+    "wait",
+)
+"""Each is `command` in the module of the same name in `moorage.client.commands`."""
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"moorage.client.commands.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader has gone: keep the interpreter's last flush from failing on the same pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Failure(PIPE_CLOSED) from None
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"moorage {version('moorage')}")
+        ctx.exit()
+
+
+@click.command(cls=Verbs, context_settings={"max_content_width": 100})
+@click.option("-H", "--host", metavar="URL", help="The daemon: unix:///path or tcp://host:port (also MOORAGE_HOST).")
+@click.option(
+    "--tls-ca", metavar="FILE", default="", envvar="MOORAGE_TLS_CA", help="Who signed the daemon's certificate."
+)
+@click.option("--tls-cert", metavar="FILE", default="", envvar="MOORAGE_TLS_CERT", help="This client's certificate.")
+@click.option("--tls-key", metavar="FILE", default="", envvar="MOORAGE_TLS_KEY", help="This client's key.")
+@click.option("--insecure-loopback", is_flag=True, help="Allow tcp:// without TLS to a daemon on loopback.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
+)
+@click.pass_context
+def cli(
+    ctx: click.Context, host: str | None, tls_ca: str, tls_cert: str, tls_key: str, insecure_loopback: bool
+) -> None:
+    """Run containers with a Moorage daemon."""
+    ctx.obj = Settings(host or default_host(), TLS(tls_ca, tls_cert, tls_key), insecure_loopback)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; answers the exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        result = cli.main(args=arguments, prog_name="moorage", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Failure as failure:
+        if failure.error is not None:
+            tell_error(failure.error)
+        return failure.exit_code
+    except MoorageError as error:
+        tell_error(error)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
