@@ -1,0 +1,64 @@
+"""ImageService: protobuf to commands and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from grpc import aio
+
+from moorage.server.api import context as ctx
+from moorage.server.api import convert
+from moorage.server.engine import commands
+from moorage.server.engine.engine import Engine
+from moorage.server.model import Image
+from moorage.v1 import image_pb2, image_pb2_grpc
+
+Ctx = aio.ServicerContext[Any, Any]
+
+
+class ImageService(image_pb2_grpc.ImageServiceServicer):
+    """See protos/moorage/v1/image.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def PullImage(
+        self, request: image_pb2.PullImageRequest, context: Ctx
+    ) -> AsyncIterator[image_pb2.PullImageResponse]:
+        auth = request.auth
+        given = commands.Auth(auth.username, auth.password, auth.identity_token, auth.registry_token)
+        command = commands.Pull(
+            request.reference, convert.platform(request.platform), given if request.HasField("auth") else None
+        )
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
+            async for step in items:
+                yield image_pb2.PullImageResponse(
+                    digest=step.digest,
+                    stage=image_pb2.PullStage.Value(f"PULL_STAGE_{step.stage.upper()}"),
+                    current_bytes=step.current,
+                    total_bytes=step.total,
+                    image=convert.image(step.image) if step.image else None,
+                )
+
+    async def ListImages(self, request: image_pb2.ListImagesRequest, context: Ctx) -> image_pb2.ListImagesResponse:
+        images = await self._engine.run(commands.ListImages(request.reference), ctx.of(context))
+        chosen, token = ctx.page(
+            images, lambda image: (-image.created_ns, image.id), request.page_size, request.page_token
+        )
+        messages = [await self._image(image, context) for image in chosen]
+        return image_pb2.ListImagesResponse(images=messages, next_page_token=token)
+
+    async def GetImage(self, request: image_pb2.GetImageRequest, context: Ctx) -> image_pb2.Image:
+        image = await self._engine.run(commands.InspectImage(request.reference), ctx.of(context))
+        return await self._image(image, context)
+
+    async def RemoveImage(self, request: image_pb2.RemoveImageRequest, context: Ctx) -> image_pb2.RemoveImageResponse:
+        removed = await self._engine.run(commands.RemoveImage(request.reference), ctx.of(context))
+        return image_pb2.RemoveImageResponse(
+            untagged=removed.untagged, deleted=removed.deleted, reclaimed_bytes=removed.reclaimed
+        )
+
+    async def _image(self, image: Image, context: Ctx) -> image_pb2.Image:
+        return convert.image(image, await self._engine.run(commands.ImageUsers(image.id), ctx.of(context)))

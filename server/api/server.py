@@ -1,0 +1,148 @@
+"""The gRPC server: builds it, binds its addresses, and serves until told to stop. Serving is the engine's job `serveapi`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from moorage.server.api import listen
+from moorage.server.api.status import StatusInterceptor
+from moorage.server.config import Config
+from moorage.server.engine import commands
+from moorage.server.engine.job import Job
+from moorage.server.engine.metrics import Metrics
+from moorage.v1 import (
+    image_pb2,
+    image_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
+    runtime_pb2,
+    runtime_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
+)
+
+log = logging.getLogger("moorage.api")
+
+MAX_MESSAGE = 16 << 20
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.so_reuseport", 0),
+)
+NAMES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (image_pb2, "ImageService"),
+        (runtime_pb2, "RuntimeService"),
+        (network_pb2, "NetworkService"),
+        (system_pb2, "SystemService"),
+    )
+)
+
+
+class ApiServer:
+    """The servicers behind their sockets."""
+
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        *,
+        images: image_pb2_grpc.ImageServiceServicer,
+        runtime: runtime_pb2_grpc.RuntimeServiceServicer,
+        network: network_pb2_grpc.NetworkServiceServicer,
+        system: system_pb2_grpc.SystemServiceServicer,
+    ) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._services: dict[Any, Any] = {
+            image_pb2_grpc.add_ImageServiceServicer_to_server: images,
+            runtime_pb2_grpc.add_RuntimeServiceServicer_to_server: runtime,
+            network_pb2_grpc.add_NetworkServiceServicer_to_server: network,
+            system_pb2_grpc.add_SystemServiceServicer_to_server: system,
+        }
+        self._stop: asyncio.Event | None = None
+
+    def stop(self) -> None:
+        """End `serve`; on the event loop."""
+        if self._stop is not None:
+            self._stop.set()
+
+    async def serve(self, job: Job, command: commands.ServeApi) -> None:
+        """Serve on every address until `stop`; running calls get the grace that the configuration says."""
+        self._stop = asyncio.Event()
+        server, checks = self._build()
+        async with AsyncExitStack() as stack:
+            bound = [
+                address for url in command.listen for address in await self._bind(stack, server, listen.parse(url))
+            ]
+            await server.start()
+            await self._set_health(checks, health_pb2.HealthCheckResponse.SERVING)
+            log.info("serving", extra={"listen": bound})
+            _tell_systemd("READY=1")
+            await self._stop.wait()
+            _tell_systemd("STOPPING=1")
+            await self._set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
+            await server.stop(self._config.shutdown_seconds)
+
+    def _build(self) -> tuple[aio.Server, health.aio.HealthServicer]:
+        server = aio.server(interceptors=(StatusInterceptor(self._metrics),), options=OPTIONS)
+        for add, servicer in self._services.items():
+            add(servicer, server)
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        names = [*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if self._config.channelz:
+            channelz.add_channelz_servicer(server)
+            names.append(channelz.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server, checks
+
+    async def _bind(self, stack: AsyncExitStack, server: aio.Server, address: listen.Address) -> Iterable[str]:
+        if address.kind != "fd":
+            bound = listen.add(server, address, self._config.tls, self._config.insecure_loopback)
+            if address.kind == "unix":
+                stack.callback(_unlink, address.path)
+            return [bound]
+        inner = f"{self._config.state}/activated.sock"
+        listen.add(server, listen.Address("unix", f"unix://{inner}", path=inner), self._config.tls, False)
+        stack.callback(_unlink, inner)
+        passed = listen.activated(address.name)
+        for sock in passed:
+            await stack.enter_async_context(listen.relay(sock, inner))
+        return [f"fd://{sock.fileno()}" for sock in passed]
+
+    @staticmethod
+    async def _set_health(
+        checks: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
+    ) -> None:
+        for name in ("", *NAMES):
+            await checks.set(name, status)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+
+
+def _tell_systemd(state: str) -> None:
+    """sd_notify(3), where systemd asked for it."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect("\0" + path[1:] if path.startswith("@") else path)
+        notify.send(state.encode())

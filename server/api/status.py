@@ -1,0 +1,131 @@
+"""The one place where the daemon's errors become gRPC statuses, and where RPCs are counted.
+
+Every error carries `google.rpc.ErrorInfo` (reason, domain `moorage`, metadata with the stage, path, errno and hint) in
+`grpc-status-details-bin`, as google.rpc.Status says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+
+from moorage.server.engine.metrics import Metrics
+from moorage.server.errors import Internal, MoorageError, NotFound, PermissionDenied, ResourceExhausted
+
+log = logging.getLogger("moorage.api")
+
+OS_ERRORS: dict[int, type[MoorageError]] = {
+    errno.ENOSPC: ResourceExhausted,
+    errno.EDQUOT: ResourceExhausted,
+    errno.EMFILE: ResourceExhausted,
+    errno.ENFILE: ResourceExhausted,
+    errno.ENOMEM: ResourceExhausted,
+    errno.EACCES: PermissionDenied,
+    errno.EPERM: PermissionDenied,
+    errno.ENOENT: NotFound,
+}
+
+
+def typed(error: BaseException) -> MoorageError:
+    """Any exception as one of ours: what the kernel says by errno, what nobody foresaw as INTERNAL."""
+    if isinstance(error, MoorageError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        cls = OS_ERRORS.get(error.errno, Internal)
+        return cls(
+            f"{error.strerror}: {error.filename}" if error.filename else str(error),
+            errno=error.errno,
+            path=error.filename or "",
+        )
+    log.error("unforeseen error", exc_info=error)
+    return Internal(f"internal error: {type(error).__name__}: {error}", hint="see the daemon's log")
+
+
+def trailing(error: MoorageError) -> aio.Metadata:
+    """`grpc-status-details-bin` for an error."""
+    metadata = error.metadata | ({"hint": error.hint} if error.hint else {})
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain="moorage", metadata=metadata)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    status = status_pb2.Status(code=_code(error).value[0], message=error.message, details=[detail])
+    return aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+
+
+def _code(error: MoorageError) -> grpc.StatusCode:
+    return grpc.StatusCode[error.code]
+
+
+class StatusInterceptor(aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+    """Wraps every handler: maps its errors and counts its calls."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Called for each RPC; the wrapped handler is made once a method."""
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None or not method.startswith("/moorage."):
+                return handler
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), **codec)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(method, handler.unary_stream), **codec)
+        return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler.stream_stream), **codec)
+
+    def _unary(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                response = await behaviour(request, context)
+            except asyncio.CancelledError:
+                self._metrics.rpc(method, "CANCELLED")
+                raise
+            except Exception as error:
+                await self._abort(method, error, context)
+            self._metrics.rpc(method, "OK")
+            return response
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                async with aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except (asyncio.CancelledError, GeneratorExit):
+                self._metrics.rpc(method, "CANCELLED")
+                raise
+            except Exception as error:
+                await self._abort(method, error, context)
+            self._metrics.rpc(method, "OK")
+
+        return call
+
+    async def _abort(self, method: str, error: Exception, context: aio.ServicerContext[Any, Any]) -> NoReturn:
+        mapped = typed(error)
+        self._metrics.rpc(method, mapped.code)
+        await context.abort(_code(mapped), mapped.message, trailing(mapped))

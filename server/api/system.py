@@ -1,0 +1,84 @@
+"""SystemService: protobuf to commands and back."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import Any
+
+from grpc import aio
+
+from moorage.server.api import context as ctx
+from moorage.server.api import convert
+from moorage.server.engine import commands
+from moorage.server.engine.engine import Engine
+from moorage.v1 import system_pb2 as pb
+from moorage.v1 import system_pb2_grpc
+
+Ctx = aio.ServicerContext[Any, Any]
+VERSION = version("moorage")
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class SystemService(system_pb2_grpc.SystemServiceServicer):
+    """See protos/moorage/v1/system.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._version = pb.GetVersionResponse(
+            version=VERSION,
+            api_version="moorage.v1",
+            python_version=platform.python_version(),
+            kernel_version=platform.release(),
+            os="linux",
+            architecture=ARCHITECTURES.get(platform.machine(), platform.machine()),
+        )
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Ctx) -> pb.GetVersionResponse:
+        return self._version
+
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Ctx) -> pb.GetInfoResponse:
+        info = await self._engine.run(commands.GetInfo(), ctx.of(context))
+        return pb.GetInfoResponse(
+            version=VERSION,
+            root_dir=info.root,
+            state_dir=info.state,
+            instance=info.instance,
+            graph_driver=info.graph_driver,
+            exec_driver=info.exec_driver,
+            cgroup_version=info.cgroup_version,
+            cgroup_parent=info.cgroup_parent,
+            kernel_version=platform.release(),
+            cpus=info.cpus,
+            memory_bytes=info.memory,
+            images=info.images,
+            containers=info.containers,
+            containers_running=info.running,
+            warnings=info.warnings,
+            listen=info.listen,
+            pid=info.pid,
+            started_at=convert.timestamp(info.started_ns),
+        )
+
+    async def StreamEvents(self, request: pb.StreamEventsRequest, context: Ctx) -> AsyncIterator[pb.Event]:
+        command = commands.Events(
+            after=request.after_sequence if request.HasField("after_sequence") else None,
+            since_ns=convert.nanoseconds(request.since),
+            until_ns=convert.nanoseconds(request.until),
+            kinds=frozenset(request.kinds),
+            actions=frozenset(request.actions),
+            object=request.object,
+        )
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
+            async for event in items:
+                yield convert.event(event)
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Ctx) -> pb.ListJobsResponse:
+        jobs = await self._engine.run(commands.ListJobs(request.all), ctx.of(context))
+        return pb.ListJobsResponse(jobs=[convert.job(job) for job in jobs])
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Ctx) -> pb.CancelJobResponse:
+        await self._engine.run(commands.CancelJob(request.id), ctx.of(context))
+        return pb.CancelJobResponse()

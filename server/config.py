@@ -1,0 +1,136 @@
+"""The daemon's configuration: a TOML file, with the command line on top. Everything has a default; an unknown key is an error.
+
+root = "/var/lib/moorage"            # images, layers, containers, the database
+state = "/run/moorage"               # sockets
+listen = ["unix:///run/moorage/moorage.sock"]
+graph_driver = "auto"                # overlay, vfs
+log_level = "info"
+metrics = "127.0.0.1:9323"           # Prometheus; empty for none
+channelz = false
+[network]
+pool = "10.210.0.0/16"               # networks get their subnets from it
+subnet_prefix = 20
+[tls]                                # for tcp://
+ca = "/etc/moorage/ca.pem"
+cert = "/etc/moorage/cert.pem"
+key = "/etc/moorage/key.pem"
+[registry] …                         # see registry/config.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from moorage.server.errors import FailedPrecondition, InvalidArgument
+from moorage.server.registry import config as registry
+
+DEFAULT_ROOT = "/var/lib/moorage"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Paths of PEM files. Clients must show a certificate that `ca` signed."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.ca and self.cert and self.key)
+
+
+@dataclass(frozen=True)
+class NetworkPool:
+    """Where networks get their subnets: pieces of `subnet_prefix` of `pool`."""
+
+    pool: str = "10.210.0.0/16"
+    subnet_prefix: int = 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """See the module's docstring."""
+
+    root: str = DEFAULT_ROOT
+    state: str = "/run/moorage"
+    listen: tuple[str, ...] = ()
+    graph_driver: str = "auto"
+    log_level: str = "info"
+    log_format: str = "logfmt"
+    metrics: str = ""
+    channelz: bool = False
+    insecure_loopback: bool = False
+    shutdown_seconds: int = 10
+    network: NetworkPool = NetworkPool()
+    tls: Tls = Tls()
+    registry: registry.RegistryConfig = field(default_factory=registry.RegistryConfig)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to listen."""
+        return self.listen or (f"unix://{self.state}/moorage.sock",)
+
+    @property
+    def instance(self) -> str:
+        """The name that this root's bridge, nft table and cgroups carry, so that daemons with different roots live side by side."""
+        root = str(Path(self.root).resolve())
+        if root == DEFAULT_ROOT:
+            return "moorage"
+        return "moorage" + hashlib.sha256(root.encode()).hexdigest()[:6]
+
+
+def load(path: str | None, overrides: Mapping[str, Any]) -> Config:
+    """The file's settings with the command line's on top. Raises InvalidArgument naming file and key."""
+    table: dict[str, Any] = {}
+    if path:
+        try:
+            table = tomllib.loads(Path(path).read_text())
+        except OSError as error:
+            raise FailedPrecondition(f"cannot read configuration {path}: {error.strerror}", path=path) from error
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidArgument(f"cannot read configuration {path}: {error}", path=path) from error
+    config = _from_table(table, path or "defaults")
+    return _checked(replace(config, **{key: value for key, value in overrides.items() if value is not None}))
+
+
+def _from_table(table: dict[str, Any], where: str) -> Config:
+    table = dict(table)
+    parts: dict[str, Any] = {
+        "network": _section(NetworkPool, table.pop("network", {}), f"{where}: [network]"),
+        "tls": _section(Tls, table.pop("tls", {}), f"{where}: [tls]"),
+        "registry": registry.from_toml(table.pop("registry", {})),
+    }
+    if "listen" in table:
+        table["listen"] = tuple(table["listen"])
+    plain = _section(Config, table, where)
+    return replace(plain, **parts)
+
+
+def _section(cls: type[Any], table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise InvalidArgument(f"{where}: must be a table")
+    known = {f.name: type(f.default) for f in fields(cls) if isinstance(f.default, str | int | bool | tuple)}
+    for key, value in table.items():
+        if key not in known:
+            raise InvalidArgument(f"{where}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
+        if type(value) is not known[key]:
+            raise InvalidArgument(f"{where}: {key} must be {known[key].__name__}, not {type(value).__name__}")
+    return cls(**table)
+
+
+def _checked(config: Config) -> Config:
+    if config.log_level not in LOG_LEVELS:
+        raise InvalidArgument(f"log_level must be one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
+    if config.log_format not in ("logfmt", "json"):
+        raise InvalidArgument(f"log_format must be logfmt or json, not {config.log_format!r}")
+    for key in ("root", "state"):
+        if not getattr(config, key).startswith("/"):
+            raise InvalidArgument(f"{key} must be an absolute path, not {getattr(config, key)!r}")
+    return config

@@ -1,0 +1,436 @@
+"""The typed arguments of every job, by verb. The type parameter is the job's result.
+
+`id` is always what the caller wrote: a full ID, a unique prefix or a name. Results are of `model.py` unless declared here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moorage.server.engine.job import Command, Job, StreamCommand
+from moorage.server.model import Container, ContainerConfig, Event, ExitStatus, Image, Network, Platform
+
+# --- containers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Created:
+    """A container was made."""
+
+    id: str
+    name: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Create(Command[Created]):
+    """Make a container; an empty name has one made up."""
+
+    name: str
+    config: ContainerConfig
+
+
+@dataclass(frozen=True)
+class Start(Command[int]):
+    """Run a container; answers its first process. `connect` is called with the ID when the pod is there and nothing runs yet."""
+
+    id: str
+    connect: Callable[[str], None] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Stop(Command[None]):
+    """Stop signal, then SIGKILL after `timeout` seconds (None: the container's own)."""
+
+    id: str
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Kill(Command[None]):
+    """Signal the first process."""
+
+    id: str
+    signal: str = ""
+
+
+@dataclass(frozen=True)
+class Remove(Command[None]):
+    """Delete a container."""
+
+    id: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Reap(Command[None]):
+    """A container has ended: take it out of the network, end its pod, record how it ended."""
+
+    id: str
+    status: ExitStatus
+
+
+@dataclass(frozen=True)
+class ListContainers(Command[list[Container]]):
+    """Containers, newest first; all conditions must hold."""
+
+    all: bool = False
+    states: frozenset[str] = frozenset()
+    labels: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class InspectContainer(Command[Container]):
+    """One container."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class SizeContainer(Command[int]):
+    """Bytes in a container's writable layer."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Wait(Command[ExitStatus]):
+    """How a container ended, once it does not run."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """One process of a container, as the host sees it."""
+
+    pid: int
+    parent: int
+    uid: int
+    cpu_ns: int
+    rss: int
+    started_ns: int
+    command: tuple[str, ...]
+    state: str
+
+
+@dataclass(frozen=True)
+class Top(Command[list[ProcessInfo]]):
+    """The processes of a container."""
+
+    id: str
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stdin:
+    """Bytes for stdin."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class CloseStdin:
+    """Nothing more for stdin."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Terminal's new size."""
+
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A signal by name or number."""
+
+    name: str
+
+
+Input = Stdin | CloseStdin | Resize | Signal
+
+
+@dataclass(frozen=True)
+class ProcessStarted:
+    """The process runs (pid 0: attached, not started yet)."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Output of a process."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+StreamItem = ProcessStarted | Chunk | ExitStatus
+
+
+@dataclass(frozen=True)
+class Attach(StreamCommand[StreamItem]):
+    """Connect to a container's streams. First item ProcessStarted, last ExitStatus."""
+
+    id: str
+    inputs: AsyncIterator[Input]
+    start: bool = False
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    size: tuple[int, int] | None = None
+    lossless: bool = False
+
+
+@dataclass(frozen=True)
+class Exec(StreamCommand[StreamItem]):
+    """Run one more process. First item ProcessStarted, last ExitStatus (none when detached)."""
+
+    id: str
+    inputs: AsyncIterator[Input]
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+    user: str = ""
+    tty: bool = False
+    stdin: bool = False
+    size: tuple[int, int] | None = None
+    detach: bool = False
+    privileged: bool = False
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line, or part of one, of a container's log. `data` has the newline where there was one."""
+
+    time_ns: int
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Logs(StreamCommand[list[LogLine]]):
+    """What a container wrote, in batches. `tail` None for all; times in ns, 0 for no bound."""
+
+    id: str
+    follow: bool = False
+    tail: int | None = None
+    since_ns: int = 0
+    until_ns: int = 0
+    streams: frozenset[str] = frozenset({"stdout", "stderr"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one container uses. See `moorage.v1.ContainerStats`."""
+
+    id: str
+    name: str
+    time_ns: int
+    cpu_ns: int
+    cpu_nano_cores: int | None
+    cpu_throttled_ns: int
+    memory: int
+    working_set: int
+    memory_limit: int
+    pids: int
+    pids_limit: int
+    io_read: int
+    io_write: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_packets: int
+    tx_packets: int
+    oom_kills: int
+
+
+@dataclass(frozen=True)
+class Stats(StreamCommand[list[Sample]]):
+    """Samples of the containers named, or of all that run."""
+
+    ids: tuple[str, ...] = ()
+    stream: bool = False
+    interval: float = 1.0
+
+
+@dataclass(frozen=True)
+class Events(StreamCommand[Event]):
+    """Events in order. `after` None: only new ones, unless `since_ns` is set."""
+
+    after: int | None = None
+    since_ns: int = 0
+    until_ns: int = 0
+    kinds: frozenset[str] = frozenset()
+    actions: frozenset[str] = frozenset()
+    object: str = ""
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Auth:
+    """Credentials of a call; never shown."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a pull; `image` in the last one only. `stage` as the lower-case end of moorage.v1.PullStage."""
+
+    digest: str = ""
+    stage: str = ""
+    current: int = 0
+    total: int = 0
+    image: Image | None = None
+
+
+@dataclass(frozen=True)
+class Pull(StreamCommand[Progress]):
+    """Bring an image from its registry."""
+
+    reference: str
+    platform: Platform | None = None
+    auth: Auth | None = None
+
+
+@dataclass(frozen=True)
+class ListImages(Command[list[Image]]):
+    """Images, newest first; of one repository or reference where given."""
+
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class InspectImage(Command[Image]):
+    """One image."""
+
+    reference: str
+
+
+@dataclass(frozen=True)
+class RemovedImage:
+    """What went with an image."""
+
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True)
+class RemoveImage(Command[RemovedImage]):
+    """Delete a tag or an image."""
+
+    reference: str
+
+
+@dataclass(frozen=True)
+class ImageUsers(Command[list[str]]):
+    """Names of the containers made from an image (full ID)."""
+
+    image_id: str
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CreateNetwork(Command[Network]):
+    """Make a bridge network."""
+
+    name: str
+    subnet: str = ""
+    gateway: str = ""
+    internal: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RemoveNetwork(Command[None]):
+    """Delete a network."""
+
+    network: str
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """A network and the containers in it."""
+
+    network: Network
+    members: tuple[Container, ...]
+
+
+@dataclass(frozen=True)
+class ListNetworks(Command[list[NetworkView]]):
+    """All networks, by name."""
+
+
+@dataclass(frozen=True)
+class InspectNetwork(Command[NetworkView]):
+    """One network."""
+
+    network: str
+
+
+# --- the daemon -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Info:
+    """How the daemon is set up and what it holds."""
+
+    root: str
+    state: str
+    instance: str
+    graph_driver: str
+    exec_driver: str
+    cgroup_version: int
+    cgroup_parent: str
+    cpus: int
+    memory: int
+    images: int
+    containers: int
+    running: int
+    warnings: tuple[str, ...]
+    listen: tuple[str, ...]
+    pid: int
+    started_ns: int
+
+
+@dataclass(frozen=True)
+class GetInfo(Command[Info]):
+    """Information about the daemon."""
+
+
+@dataclass(frozen=True)
+class ListJobs(Command[list[Job]]):
+    """The jobs that run, and with `all` the last that ended."""
+
+    all: bool = False
+
+
+@dataclass(frozen=True)
+class CancelJob(Command[None]):
+    """Ask a job to stop."""
+
+    job_id: int
+
+
+@dataclass(frozen=True)
+class ServeApi(Command[None]):
+    """Serve the API until the daemon is told to stop. Serving is itself a job."""
+
+    listen: tuple[str, ...]

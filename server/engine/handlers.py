@@ -1,0 +1,96 @@
+"""The one table verb -> handler: the index of what the daemon can do.
+
+Each row says what the verb runs, in which lane (how many of its kind at once), what it has for itself while it runs, and whether an
+identical call joins one that still runs.
+"""
+
+from __future__ import annotations
+
+from moorage.server.engine import commands as c
+from moorage.server.engine.containers import Containers
+from moorage.server.engine.engine import Lane, Verb
+from moorage.server.engine.events import EventLog
+from moorage.server.engine.images import Images
+from moorage.server.engine.lifecycle import Lifecycle
+from moorage.server.engine.listing import Listing
+from moorage.server.engine.logs import Logs
+from moorage.server.engine.networks import Networks
+from moorage.server.engine.stats import Stats
+from moorage.server.engine.streams import Streams
+from moorage.server.engine.system import System
+
+
+def table(
+    *,
+    containers: Containers,
+    lifecycle: Lifecycle,
+    listing: Listing,
+    streams: Streams,
+    logs: Logs,
+    stats: Stats,
+    events: EventLog,
+    images: Images,
+    networks: Networks,
+    system: System,
+) -> list[Verb]:
+    """Every verb but `serveapi`, which the composition root adds."""
+
+    def by_id(command: c.Start | c.Reap) -> str:
+        return containers.resolve(command.id)
+
+    def subject(
+        command: c.Start
+        | c.Stop
+        | c.Kill
+        | c.Remove
+        | c.Reap
+        | c.SizeContainer
+        | c.Wait
+        | c.Top
+        | c.Attach
+        | c.Exec
+        | c.Logs,
+    ) -> str:
+        return command.id
+
+    def name(command: c.Create) -> str:
+        return f"name/{command.name}" if command.name else ""
+
+    def network(command: c.CreateNetwork | c.RemoveNetwork) -> str:
+        return command.name if isinstance(command, c.CreateNetwork) else command.network
+
+    return [
+        # containers
+        Verb("create", c.Create, lifecycle.create, Lane.KERNEL, lambda x: x.name, name, join=lambda x: bool(x.name)),
+        Verb("start", c.Start, lifecycle.start, Lane.KERNEL, subject, by_id),
+        Verb("stop", c.Stop, lifecycle.stop, Lane.WAIT, subject),
+        Verb("kill", c.Kill, lifecycle.kill, Lane.KERNEL, subject),
+        Verb("rm", c.Remove, lifecycle.remove, Lane.WAIT, subject),
+        Verb("reap", c.Reap, lifecycle.reap, Lane.KERNEL, subject, by_id),
+        Verb("containers", c.ListContainers, listing.containers, Lane.READ),
+        Verb("container_inspect", c.InspectContainer, listing.container, Lane.READ),
+        Verb("container_size", c.SizeContainer, listing.size, Lane.DISK, subject),
+        Verb("wait", c.Wait, listing.wait, Lane.WAIT, subject),
+        Verb("top", c.Top, system.top, Lane.KERNEL, subject),
+        # streams
+        Verb("attach", c.Attach, streams.attach, Lane.WAIT, subject),
+        Verb("exec", c.Exec, streams.exec, Lane.WAIT, subject),
+        Verb("logs", c.Logs, logs.stream, Lane.WAIT, subject),
+        Verb("stats", c.Stats, stats.stream, Lane.WAIT, lambda x: ",".join(x.ids)),
+        Verb("events", c.Events, events.stream, Lane.WAIT, lambda x: x.object),
+        # images
+        Verb("pull", c.Pull, images.pull, Lane.WAIT, lambda x: x.reference),
+        Verb("images", c.ListImages, images.list, Lane.READ),
+        Verb("image_inspect", c.InspectImage, images.inspect, Lane.READ),
+        Verb("image_users", c.ImageUsers, images.users, Lane.READ),
+        Verb("image_delete", c.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),
+        # networks
+        Verb("network_create", c.CreateNetwork, networks.create, Lane.KERNEL, network, lambda x: f"network/{x.name}"),
+        Verb("network_rm", c.RemoveNetwork, networks.remove, Lane.KERNEL, network, lambda x: f"network/{x.network}"),
+        Verb("networks", c.ListNetworks, networks.list, Lane.READ),
+        Verb("network_inspect", c.InspectNetwork, networks.inspect, Lane.READ),
+        # the daemon
+        Verb("info", c.GetInfo, system.info, Lane.KERNEL),
+        Verb("jobs", c.ListJobs, system.jobs, Lane.READ),
+        Verb("job_cancel", c.CancelJob, system.cancel, Lane.READ),
+    ]

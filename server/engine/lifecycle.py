@@ -1,0 +1,344 @@
+"""The life of a container, one handler a verb: create, start, stop, kill, remove, and reap, which every end goes through.
+
+A container is a pod of its own with the same ID. `starting` and `removing` are written before the side effects, so that a start-up after a
+crash knows what was half done (`recovery.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from moorage.server.engine import commands, names
+from moorage.server.engine.containers import Containers
+from moorage.server.engine.engine import Lane
+from moorage.server.engine.job import Job
+from moorage.server.engine.networks import Networks
+from moorage.server.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, MoorageError
+from moorage.server.execdriver import spec as oci
+from moorage.server.execdriver.base import ContainerSpec, ExecDriver, PodSpec
+from moorage.server.graph.graph import Graph
+from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig
+from moorage.server.networkdriver.names import write_files
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KILL_SECONDS = 30
+
+
+class Blocking(Protocol):
+    """The part of the engine that `async` handlers use."""
+
+    def blocking(self, lane: Lane, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run a blocking function on a lane's threads."""
+        ...
+
+    def locked(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Have an object for oneself."""
+        ...
+
+
+class Lifecycle:
+    """Handlers that change containers."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        instance: str,
+        engine: Blocking,
+        containers: Containers,
+        graph: Graph,
+        images: Callable[[str], Image],
+        networks: Networks,
+        exec_driver: ExecDriver,
+    ) -> None:
+        self._root = root / "containers"
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        self._instance = instance
+        self._engine = engine
+        self._containers = containers
+        self._graph = graph
+        self._images = images
+        self._networks = networks
+        self._exec = exec_driver
+
+    # --- create -------------------------------------------------------------------------------------------------------
+
+    def create(self, job: Job, command: commands.Create) -> commands.Created:
+        """Check everything that can be checked, make the writable layer, then the node."""
+        config = command.config
+        oci.check(config)
+        if command.name:
+            name = names.check(command.name, "container")
+            self._refuse_taken(name)
+        else:
+            name = names.made_up(lambda made: self._containers.named(made) is not None)
+        image = self._images(config.image)
+        self._networks.check(config.network)
+        container = _merged(secrets.token_hex(32), name, config, image)
+        with ExitStack() as undo:
+            job.stage("rootfs")
+            undo.callback(self._graph.remove_rootfs, container.id)
+            self._graph.create_rootfs(container.id, image.id)
+            undo.callback(shutil.rmtree, self.directory(container.id), ignore_errors=True)
+            self.directory(container.id).mkdir(mode=0o700)
+            job.stage("commit")
+            self._containers.add(container)
+            undo.pop_all()
+        return commands.Created(container.id, name)
+
+    def _refuse_taken(self, name: str) -> None:
+        holder = self._containers.named(name)
+        if holder is not None:
+            raise AlreadyExists(
+                f"container name {name!r} is in use by {holder[:12]}",
+                hint="remove that container or choose another name",
+                name=name,
+                holder=holder,
+            )
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def start(self, job: Job, command: commands.Start) -> int:
+        """Pod, network, process; on any failure all of it goes again."""
+        before = self._containers.get(command.id)
+        if before.state == "running":
+            return before.pid
+        if before.state == "removing":
+            raise FailedPrecondition(f"container {before.name} is being removed", hint="remove it again to finish that")
+        starting = self._containers.save(replace(before, state="starting", exit=None, pid=0))
+        try:
+            with ExitStack() as undo:
+                undo.callback(self._containers.save, before)
+                running = self._run(job, starting, command.connect, undo)
+                undo.pop_all()
+                return running.pid
+        except MoorageError as error:
+            self._start_failed(before, error)
+            raise
+
+    def _start_failed(self, before: Container, error: MoorageError) -> None:
+        """A command that cannot be executed is an end of its own; any other failure leaves the container as it was."""
+        status = before.exit or ExitStatus(0, 0)
+        if "exit_code" in error.metadata:
+            status = ExitStatus(
+                int(error.metadata["exit_code"]), time.time_ns(), reason="StartError", error=error.message
+            )
+            ended = self._containers.ended(before, status)
+            if ended.config.auto_remove:
+                self.delete(ended)
+        self._containers.settle(before.id, status)
+
+    def _run(self, job: Job, container: Container, connect: Callable[[str], None] | None, undo: ExitStack) -> Container:
+        attachment = container.config.network
+        network = self._networks.get(attachment.network)
+        hostname = _hostname(container, network.driver)
+        job.stage("pod")
+        undo.callback(self._exec.remove_pod, container.id)
+        pod = self._exec.run_pod(PodSpec(container.id, hostname, _namespaces(network.driver)))
+        driver = self._networks.driver(network)
+        undo.callback(driver.detach, network, container.id, None)
+        attached = driver.attach(network, container.id, pod.pid, attachment.ports, job.stage)
+        job.stage("network")
+        self._exec.configure_network(container.id, attached.interfaces)
+        directory = self.directory(container.id)
+        host_network = network.driver == "host"
+        address = attached.endpoint.address.partition("/")[0]
+        write_files(directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network)
+        if connect is not None:
+            connect(container.id)
+        job.stage("process")
+        started = self._exec.start(container.id, self._spec(container, hostname, host_network), job.stage)
+        job.stage("commit")
+        running = replace(
+            container, state="running", pid=started.pid, started_ns=started.started_ns, endpoint=attached.endpoint
+        )
+        return self._containers.save(running, "start", pid=started.pid)
+
+    def _spec(self, container: Container, hostname: str, host_network: bool) -> ContainerSpec:
+        directory = self.directory(container.id)
+        config = oci.build(
+            container,
+            cgroup_path=self.cgroup_path(container.id),
+            hosts_path=str(directory / "hosts"),
+            resolv_conf_path=str(directory / "resolv.conf"),
+            hostname_path=str(directory / "hostname"),
+            host_network=host_network,
+            hostname=hostname,
+        )
+        mounts = [
+            {"type": m.type, "source": m.source, "options": list(m.options)} for m in self._graph.rootfs(container.id)
+        ]
+        return ContainerSpec(
+            id=container.id,
+            config=config,
+            rootfs=mounts,
+            log_path=str(self.log_path(container.id)),
+            log=container.config.log,
+            stdin_open=container.config.stdin_open,
+            stdin_once=container.config.stdin_once,
+            init=container.config.init,
+        )
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def stop(self, job: Job, command: commands.Stop) -> None:
+        """Ask, wait, kill. The container's lock is held only to see what state it is in."""
+        container = await self._settled(command.id)
+        if container.state != "running":
+            return
+        timeout = command.timeout if command.timeout is not None else container.config.stop_timeout
+        timeout = 10 if timeout is None else timeout
+        if timeout > 0:
+            job.stage("signal")
+            number = oci.parse_signal(container.stop_signal or "SIGTERM")
+            await self._engine.blocking(Lane.KERNEL, self._exec.signal, container.id, container.id, number)
+            job.stage("wait")
+        if timeout <= 0 or not await self._within(container.id, timeout):
+            job.stage("kill")
+            await self._kill_and_wait(container)
+        self._containers.tell(container, "stop")
+
+    def kill(self, job: Job, command: commands.Kill) -> None:
+        """Signal the first process."""
+        number = oci.parse_signal(command.signal or "SIGKILL")
+        container = self._containers.get(command.id)
+        if container.state != "running":
+            raise FailedPrecondition(
+                f"container {container.name} is not running", hint=f"it is {container.state}", state=container.state
+            )
+        self._exec.signal(container.id, container.id, number)
+        self._containers.tell(container, "kill", signal=number)
+
+    async def remove(self, job: Job, command: commands.Remove) -> None:
+        """Kill it if asked to, then delete it."""
+        container = await self._settled(command.id)
+        if container.state == "running":
+            if not command.force:
+                raise FailedPrecondition(
+                    f"container {container.name} is running", hint="stop it first, or remove it with force"
+                )
+            job.stage("kill")
+            await self._kill_and_wait(container)
+            if container.config.auto_remove:
+                return
+        async with self._engine.locked(container.id):
+            job.stage("delete")
+            await self._engine.blocking(Lane.DISK, self.delete, self._containers.get(container.id))
+
+    def delete(self, container: Container) -> None:
+        """Delete a container that does not run; what an earlier try left is deleted too."""
+        if container.state == "running":
+            raise FailedPrecondition(
+                f"container {container.name} is running", hint="stop it first, or remove it with force"
+            )
+        self._containers.save(replace(container, state="removing"))
+        self._graph.remove_rootfs(container.id)
+        shutil.rmtree(self.directory(container.id), ignore_errors=True)
+        self._containers.delete(container)
+
+    def reap(self, job: Job, command: commands.Reap) -> None:
+        """A container's first process has ended: release all it held, record the end, wake who waits."""
+        container = self._containers.get(command.id)
+        if container.state == "running":
+            self.release(job.stage, container)
+            job.stage("commit")
+            container = self._containers.ended(container, command.status)
+            if container.config.auto_remove:
+                job.stage("delete")
+                self.delete(container)
+        self._containers.settle(container.id, command.status)
+
+    def release(self, stage: Callable[[str], None], container: Container) -> None:
+        """End the pod and take it out of its network."""
+        network = self._networks.get(container.config.network.network)
+        stage("network")
+        self._networks.driver(network).detach(network, container.id, container.endpoint)
+        stage("pod")
+        self._exec.remove_pod(container.id)
+
+    async def _settled(self, text: str) -> Container:
+        """The container when no start or removal of it is under way."""
+        container_id = self._containers.resolve(text)
+        async with self._engine.locked(container_id):
+            return self._containers.get(container_id)
+
+    async def _kill_and_wait(self, container: Container) -> None:
+        await self._engine.blocking(Lane.KERNEL, self._exec.kill, container.id, container.id)
+        if not await self._within(container.id, KILL_SECONDS):
+            raise Internal(
+                f"container {container.name} has not ended {KILL_SECONDS} seconds after SIGKILL",
+                hint="a process of it may be stuck in the kernel: see its state with `moorage top`",
+            )
+
+    async def _within(self, container_id: str, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._containers.gone(container_id), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    def directory(self, container_id: str) -> Path:
+        """Where a container's logs and files lie."""
+        return self._root / container_id
+
+    def log_path(self, container_id: str) -> Path:
+        """A container's log in CRI's format."""
+        return self.directory(container_id) / "output.log"
+
+    def cgroup_path(self, container_id: str) -> str:
+        """A container's cgroup below each hierarchy's root."""
+        return f"/{self._instance}/{container_id}"
+
+    def directories(self) -> set[str]:
+        """IDs that have a directory."""
+        return {path.name for path in self._root.iterdir()}
+
+
+def _merged(container_id: str, name: str, config: ContainerConfig, image: Image) -> Container:
+    """The container that a config and an image make (Docker's rules: an entrypoint of one's own drops the image's command)."""
+    base = image.config
+    argv = (
+        config.entrypoint + config.command if config.entrypoint else base.entrypoint + (config.command or base.command)
+    )
+    if not argv or not argv[0]:
+        raise InvalidArgument(f"no command: image {config.image} names none and none was given", field="config.command")
+    return Container(
+        id=container_id,
+        name=name,
+        image_id=image.id,
+        config=config,
+        command=argv,
+        env=merged_env(base, config.env),
+        user=config.user or base.user,
+        cwd=config.working_dir or base.working_dir or "/",
+        stop_signal=config.stop_signal or base.stop_signal or "SIGTERM",
+        state="created",
+        created_ns=time.time_ns(),
+    )
+
+
+def merged_env(base: ImageConfig, own: tuple[str, ...]) -> tuple[str, ...]:
+    """The image's environment with one's own on top, and a PATH."""
+    merged: dict[str, str] = {}
+    for entry in (DEFAULT_PATH, *base.env, *own):
+        merged[entry.partition("=")[0]] = entry
+    return tuple(merged.values())
+
+
+def _hostname(container: Container, driver: str) -> str:
+    return container.config.hostname or (socket.gethostname() if driver == "host" else container.id[:12])
+
+
+def _namespaces(driver: str) -> frozenset[str]:
+    return frozenset({"ipc", "uts"} if driver == "host" else {"net", "ipc", "uts"})
