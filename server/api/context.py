@@ -27,9 +27,8 @@ def of(context: aio.ServicerContext[Any, Any]) -> Context:
 
 def _caller(context: aio.ServicerContext[Any, Any]) -> str:
     """The client certificate's common name, or the address it calls from."""
-    names = context.auth_context().get("x509_common_name")
-    if names:
-        return "cn:" + names[0].decode("utf-8", "replace")
+    for name in context.auth_context().get("x509_common_name", ()):
+        return "cn:" + name.decode("utf-8", "replace")
     peer = context.peer()
     return "local" if peer.startswith("unix:") else peer
 

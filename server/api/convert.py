@@ -136,8 +136,8 @@ def _port(message: runtime_pb2.PortMapping) -> PortMapping:
             f"port mapping {message.host_port}:{message.container_port} is out of range: ports are 1 to 65535 (host port 0: any free one)",
             field="config.network.ports",
         )
-    protocol = "udp" if message.protocol == runtime_pb2.PROTOCOL_UDP else "tcp"
-    return PortMapping(message.container_port, message.host_port, message.host_ip, protocol)
+    udp = message.protocol == runtime_pb2.PROTOCOL_UDP
+    return PortMapping(message.container_port, message.host_port, message.host_ip, "udp" if udp else "tcp")
 
 
 def _log(message: runtime_pb2.LogConfig) -> LogConfig:

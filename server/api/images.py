@@ -36,7 +36,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             async for step in items:
                 yield image_pb2.PullImageResponse(
                     digest=step.digest,
-                    stage=image_pb2.PullStage.Value(f"PULL_STAGE_{step.stage.upper()}"),
+                    stage=f"PULL_STAGE_{step.stage.upper()}",
                     current_bytes=step.current,
                     total_bytes=step.total,
                     image=convert.image(step.image) if step.image else None,

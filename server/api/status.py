@@ -64,18 +64,18 @@ def _code(error: MoorageError) -> grpc.StatusCode:
     return grpc.StatusCode[error.code]
 
 
-class StatusInterceptor(aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+class StatusInterceptor(aio.ServerInterceptor):
     """Wraps every handler: maps its errors and counts its calls."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Any:
         """Called for each RPC; the wrapped handler is made once a method."""
         method = handler_call_details.method
         if method not in self._wrapped:

@@ -48,6 +48,9 @@ class Lane(enum.Enum):
     """`async` jobs and streams, which mostly wait."""
 
 
+BLOCKING: tuple[Lane, ...] = (Lane.KERNEL, Lane.DISK, Lane.TRANSFER)
+
+
 @dataclass(frozen=True)
 class Verb:
     """One row of the engine's table.
@@ -77,13 +80,10 @@ class Engine:
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._ended: deque[Job] = deque(maxlen=history)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        lanes = [lane for lane in Lane if lane is not Lane.READ]
-        self._slots = {lane: asyncio.Semaphore(lane.value) for lane in lanes}
-        self._threads = {
-            lane: ThreadPoolExecutor(lane.value, f"moorage-{lane.name.lower()}")
-            for lane in lanes
-            if lane is not Lane.WAIT
+        self._slots: dict[Lane, asyncio.Semaphore] = {
+            lane: asyncio.Semaphore(lane.value) for lane in Lane if lane.value
         }
+        self._threads = {lane: ThreadPoolExecutor(lane.value, f"moorage-{lane.name.lower()}") for lane in BLOCKING}
         self._closing = False
 
     def register(self, verbs: Iterable[Verb]) -> None:

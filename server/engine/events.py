@@ -27,7 +27,11 @@ class EventLog:
         """Past events from where the caller asks, then new ones."""
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
-        unsubscribe = self._db.subscribe(lambda _: loop.call_soon_threadsafe(arrived.set))
+
+        def wake(_: list[Event]) -> None:
+            loop.call_soon_threadsafe(arrived.set)
+
+        unsubscribe = self._db.subscribe(wake)
         try:
             position = self._start(command)
             while True:

@@ -80,7 +80,7 @@ def table(
         Verb("events", c.Events, events.stream, Lane.WAIT, lambda x: x.object),
         # images
         Verb("pull", c.Pull, images.pull, Lane.WAIT, lambda x: x.reference),
-        Verb("images", c.ListImages, images.list, Lane.READ),
+        Verb("images", c.ListImages, images.images, Lane.READ),
         Verb("image_inspect", c.InspectImage, images.inspect, Lane.READ),
         Verb("image_users", c.ImageUsers, images.users, Lane.READ),
         Verb("image_delete", c.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),

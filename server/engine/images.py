@@ -79,7 +79,7 @@ class Images:
                 if not task.cancelled():
                     task.exception()
 
-    def list(self, job: Job, command: commands.ListImages) -> list[Image]:
+    def images(self, job: Job, command: commands.ListImages) -> list[Image]:
         """Images, newest first."""
         images = sorted(self._graph.list(), key=lambda image: (-image.created_ns, image.id))
         if not command.reference:

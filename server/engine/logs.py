@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 from moorage.server.engine import commands
 from moorage.server.engine.containers import Containers
@@ -195,10 +196,9 @@ def _parse(line: bytes, path: Path) -> commands.LogLine:
     if len(fields) != 4 or fields[1] not in (b"stdout", b"stderr"):
         raise DataLoss(f"cannot read log {path}: a line is not in CRI's format: {line[:80]!r}", path=path)
     partial = fields[2] == b"P"
-    stream = "stdout" if fields[1] == b"stdout" else "stderr"
-    return commands.LogLine(
-        _time_ns(fields[0].decode("ascii", "replace")), stream, fields[3] + (b"" if partial else b"\n"), partial
-    )
+    data = fields[3] if partial else fields[3] + b"\n"
+    stream: Literal["stdout", "stderr"] = "stdout" if fields[1] == b"stdout" else "stderr"
+    return commands.LogLine(_time_ns(fields[0].decode("ascii", "replace")), stream, data, partial)
 
 
 @lru_cache(maxsize=64)

@@ -18,10 +18,10 @@ from moorage.server.engine.job import Job
 from moorage.server.errors import InvalidArgument
 from moorage.server.libcontainer.cgroups import CgroupManager, CgroupStats, Sampler
 from moorage.server.model import Container
-from moorage.server.networkdriver import counters
+from moorage.server.networkdriver.counters import Counters, read_counters
 
 FRESH_SECONDS = 0.05
-NO_COUNTERS = (0, 0, 0, 0)
+NO_COUNTERS = Counters(0, 0, 0, 0)
 
 
 class Stats:
@@ -60,7 +60,7 @@ class Stats:
         if now - self._taken >= FRESH_SECONDS:
             running = [c for c in self._containers.all() if c.state == "running"]
             self._drop_others(running)
-            links = counters.read()
+            links = read_counters()
             before, self._samples = self._samples, {}
             for container in running:
                 stats = self._read(container)
@@ -88,12 +88,12 @@ class Stats:
         self,
         container: Container,
         stats: CgroupStats,
-        links: dict[str, tuple[int, int, int, int]],
+        links: dict[str, Counters],
         before: commands.Sample | None,
     ) -> commands.Sample:
         now = time.time_ns()
         interface = container.endpoint.host_interface if container.endpoint else ""
-        rx_bytes, rx_packets, tx_bytes, tx_packets = links.get(interface, NO_COUNTERS)
+        link = links.get(interface, NO_COUNTERS)
         return commands.Sample(
             id=container.id,
             name=container.name,
@@ -108,10 +108,10 @@ class Stats:
             pids_limit=stats.pids_limit,
             io_read=stats.io_read_bytes,
             io_write=stats.io_write_bytes,
-            rx_bytes=rx_bytes,
-            tx_bytes=tx_bytes,
-            rx_packets=rx_packets,
-            tx_packets=tx_packets,
+            rx_bytes=link.rx_bytes,
+            tx_bytes=link.tx_bytes,
+            rx_packets=link.rx_packets,
+            tx_packets=link.tx_packets,
             oom_kills=stats.oom_kills,
         )
 
