@@ -144,7 +144,7 @@ def from_rpc_error(error: grpc.RpcError) -> MoorageError:
 
 
 def _error_info(call: Any) -> tuple[str, dict[str, str]]:
-    from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
+    from google.rpc.error_details_pb2 import ErrorInfo
     from grpc_status import rpc_status
 
     try:
