@@ -7,6 +7,7 @@ with LoopbackRegistry() as registry, Daemon.temporary({"docker.io": registry.url
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = Path(sys.executable).parent
 START_SECONDS = 30
@@ -25,10 +27,15 @@ STOP_SECONDS = 60
 
 
 class Daemon:
-    """A `mooraged` process; `mirrors` maps registry hosts to the URL that serves their repositories."""
+    """A `mooraged` process; `mirrors` maps registry hosts to the URL that serves their repositories, `settings` is more TOML."""
 
     def __init__(
-        self, directory: Path, mirrors: Mapping[str, str] | None = None, *, arguments: Sequence[str] = ()
+        self,
+        directory: Path,
+        mirrors: Mapping[str, str] | None = None,
+        *,
+        settings: str = "",
+        arguments: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.root, self.state = directory / "root", directory / "state"
@@ -39,14 +46,16 @@ class Daemon:
         tables = [
             f'[[registry.mirrors]]\nhost = "{host}"\nendpoints = ["{url}"]\n' for host, url in (mirrors or {}).items()
         ]
-        self.config.write_text("\n".join(tables))
+        self.config.write_text("\n".join([settings, *tables]))
 
     @classmethod
     @contextmanager
-    def temporary(cls, mirrors: Mapping[str, str] | None = None, *, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
+    def temporary(
+        cls, mirrors: Mapping[str, str] | None = None, *, settings: str = "", arguments: Sequence[str] = ()
+    ) -> Iterator[Daemon]:
         """A running daemon in a directory of its own; at the end its containers, the daemon and the directory are gone."""
         directory = Path(tempfile.mkdtemp(prefix="moorage-"))
-        daemon = cls(directory, mirrors, arguments=arguments)
+        daemon = cls(directory, mirrors, settings=settings, arguments=arguments)
         try:
             daemon.start()
             yield daemon
@@ -126,6 +135,11 @@ class Daemon:
         return subprocess.Popen(
             [PROGRAMS / "moorage", *arguments], env=self.environment, stdin=pipe, stdout=pipe, stderr=pipe
         )
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """What `moorage inspect` tells of a container, image or network."""
+        found: dict[str, Any] = json.loads(self.out("inspect", "--format", "json", name))
+        return found
 
     def remove_containers(self) -> None:
         """Remove every container, running or not."""

@@ -1,4 +1,4 @@
-"""For every kernel test: it runs as root, and it leaves nothing behind."""
+"""For every kernel test: it runs as root, and it leaves nothing behind. And daemons to talk to, with an image to run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,41 @@ from collections.abc import Iterator
 import pytest
 
 from tests import leftovers
+from tests.daemon import Daemon
+from tests.images import build_busybox, push
+from tests.registry import LoopbackRegistry
+
+IMAGE = "registry.example/test/busybox:1"
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[LoopbackRegistry]:
+    """A registry that holds IMAGE; a daemon with a mirror of registry.example here finds it under its own name."""
+    with LoopbackRegistry() as registry:
+        push(registry.url, "test/busybox", "1", build_busybox())
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
+    with Daemon.temporary({"registry.example": registry.url}) as daemon:
+        daemon.cli("pull", IMAGE)
+        yield daemon
+
+
+@pytest.fixture
+def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
+    """A daemon that has pulled IMAGE and has no containers. It is shared by the run: do not stop it."""
+    yield shared_daemon
+    shared_daemon.remove_containers()
+
+
+@pytest.fixture
+def own_daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
+    """As `daemon`, but one to kill and start again."""
+    with Daemon.temporary({"registry.example": registry.url}) as daemon:
+        daemon.cli("pull", IMAGE)
+        yield daemon
 
 
 @pytest.fixture(autouse=True)

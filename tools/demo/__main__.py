@@ -41,8 +41,7 @@ def own_daemon(stage: Stage, exits: ExitStack, registry: LoopbackRegistry) -> Da
 
 
 def inspect(stage: Stage) -> dict[str, Any]:
-    answer = json.loads(stage.run("moorage inspect --format json web", show=False))
-    found: dict[str, Any] = answer[0] if isinstance(answer, list) else answer
+    found: dict[str, Any] = json.loads(stage.run("moorage inspect --format json web", show=False))
     return found
 
 
