@@ -157,7 +157,7 @@ def _bind(mount: Mount) -> None:
         _refuse("mounts.propagation", f"unknown propagation {mount.propagation!r}", "private, rslave, rshared, …")
     if mount.size:
         _refuse("mounts.size_bytes", "a bind mount has no size of its own")
-    if not os.path.lexists(mount.source):
+    if not os.path.exists(mount.source):
         _refuse("mounts.source", f"{mount.source} does not exist", "make it first")
 
 
@@ -288,7 +288,7 @@ def _seccomp(text: str) -> None:
         _refuse(field, "not a JSON object")
     try:
         seccomp.compile(profile)
-    except (seccomp.SeccompError, AttributeError, TypeError, ctypes.ArgumentError) as error:
+    except (ValueError, AttributeError, TypeError, ctypes.ArgumentError) as error:
         _refuse(field, str(error))
 
 

@@ -35,7 +35,8 @@ CONTAINER_DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5,
 # What lets a user without privileges listen on port 80, and ping.
 NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
-NOT_HOST_DEVICES = frozenset({"pts", "shm", "mqueue", "fd", "console"})
+# The container has its own of these.
+NOT_HOST_DEVICES = frozenset({"console", "fd", "mqueue", "ptmx", "pts", "shm"})
 
 
 def build(
@@ -247,7 +248,9 @@ def _mount(mount: Mount) -> dict[str, Any]:
     target = os.path.normpath(mount.target)
     read_only = ["ro"] if mount.read_only else []
     if mount.kind == "bind":
-        return _bind(target, mount.source, mount.propagation or "rprivate", *read_only)
+        # Also what is mounted below the source is read-only then, not only the source.
+        deep = ["rro"] if mount.read_only else []
+        return _bind(target, mount.source, mount.propagation or "rprivate", *read_only, *deep)
     size = [f"size={mount.size}"] if mount.size else []
     return _entry(target, "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", *size, *read_only)
 
