@@ -1,0 +1,142 @@
+"""Turns what a registry answers, or that it does not, into typed errors that name the registry, the repository and the cause."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import urllib3.exceptions
+
+from moorage.server.errors import (
+    Internal,
+    MoorageError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a request is about: `action` reads after "cannot", like `get manifest latest`."""
+
+    registry: str
+    repository: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"cannot {self.action} of {self.repository} from registry {self.registry}"
+
+    def metadata(self) -> dict[str, str]:
+        return {"registry": self.registry, "repository": self.repository}
+
+
+class TryAgain(Exception):
+    """A failure that may pass. `error` is what to raise when patience is out; `after` the seconds the registry asked for."""
+
+    def __init__(self, error: MoorageError, after: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.after = after
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Foreign text, quoted, in ASCII and short enough for a message."""
+    return ascii(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a body, quoted."""
+    return shown(body[:400].decode("utf-8", "replace")) if body else "nothing"
+
+
+def from_status(
+    subject: Subject, status: int, headers: Mapping[str, str], body: bytes, hint_401: str = ""
+) -> Exception:
+    """The error for a status that is not success; TryAgain around it for 429 and 5xx."""
+    message = f"{subject}: it answers {status} {_said(body)}"
+    metadata = {**subject.metadata(), "status": status}
+    match status:
+        case 401:
+            return Unauthenticated(message, reason="REGISTRY_UNAUTHENTICATED", hint=hint_401, **metadata)
+        case 403:
+            hint = "the account may not pull this repository, or the repository does not exist"
+            return PermissionDenied(message, reason="REGISTRY_DENIED", hint=hint, **metadata)
+        case 404:
+            hint = "check the name and the tag; a private repository needs credentials"
+            return NotFound(message, reason="REGISTRY_NOT_FOUND", hint=hint, **metadata)
+        case 429:
+            hint = "the registry limits requests: try later, with credentials, or use a mirror"
+            limited = ResourceExhausted(message, reason="REGISTRY_RATE_LIMIT", hint=hint, **metadata)
+            return TryAgain(limited, retry_after(headers))
+        case _ if 500 <= status < 600:
+            down = Unavailable(
+                message, reason="REGISTRY_ERROR", hint="the registry is in trouble: try later", **metadata
+            )
+            return TryAgain(down, retry_after(headers))
+        case _:
+            hint = "is this a registry that speaks the distribution API?"
+            return Internal(message, reason="REGISTRY_PROTOCOL", hint=hint, **metadata)
+
+
+def from_exception(subject: Subject, error: Exception) -> Exception:
+    """The error for a connection that was not made, or was lost; TryAgain around it when it may pass."""
+    why, hint, passing = _cause(error)
+    unavailable = Unavailable(f"{subject}: {why}", reason="REGISTRY_UNREACHABLE", hint=hint, **subject.metadata())
+    return TryAgain(unavailable) if passing else unavailable
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a Retry-After header, given as seconds or as a date; None without a usable one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _said(body: bytes) -> str:
+    """`(CODE: message)` of the distribution API's error body, or the beginning of whatever came."""
+    try:
+        errors = json.loads(body)["errors"]
+        text = "; ".join(f"{entry.get('code', '')}: {entry.get('message', '')}" for entry in errors[:3])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"with {excerpt(body)}"
+    return f"({shown(text)[1:-1]})"
+
+
+def _cause(error: Exception) -> tuple[str, str, bool]:
+    """Answer cause, hint, and whether another try may help."""
+    root = _root(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        hint = "name the CA that signed it in ca_file of this host's [[registry.hosts]] table"
+        return f"its certificate is not trusted: {root.verify_message or root.reason}", hint, False
+    if isinstance(root, ssl.SSLError):
+        hint = "if it speaks plain HTTP, set plain_http = true in this host's [[registry.hosts]] table"
+        return f"TLS fails: {(root.reason or str(root)).lower().replace('_', ' ')}", hint, False
+    if isinstance(root, socket.gaierror):
+        return f"its name does not resolve: {(root.strerror or '').lower()}", "check the name and the host's DNS", False
+    if isinstance(root, TimeoutError | urllib3.exceptions.TimeoutError):
+        return "no answer in time", "check the network between this host and the registry", True
+    if isinstance(root, OSError) and root.strerror:
+        return root.strerror.lower(), "check that the registry runs and can be reached from this host", True
+    text = shown(str(root) or type(root).__name__)
+    return f"the connection broke: {text}", "check the network between this host and the registry", True
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost cause that says something: urllib3 wraps the OSError in one or two layers of its own."""
+    while True:
+        inner = error.__cause__ or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if inner is None or (isinstance(error, OSError) and not isinstance(error, urllib3.exceptions.HTTPError)):
+            return error
+        error = inner

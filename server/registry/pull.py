@@ -1,0 +1,73 @@
+"""Pulls an image into the graph: manifest and config first, then the layers it lacks, then the names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moorage.server.cancel import CancelToken
+from moorage.server.model import Image, Platform
+from moorage.server.registry.client import Client
+from moorage.server.registry.credentials import RegistryAuth
+from moorage.server.registry.flights import Flights, Wanted
+from moorage.server.registry.imageconfig import plan_layers
+from moorage.server.registry.layers import LayerWork, Shared
+from moorage.server.registry.progress import PullProgress, PullStage, Reporter
+from moorage.server.registry.reference import Reference
+from moorage.server.registry.store import Graph
+
+__all__ = ["PullProgress", "PullStage", "Puller"]
+
+
+class Puller:
+    """Pulls into one graph. The daemon holds one, so that pulls share connections, tokens and downloads. Thread-safe."""
+
+    def __init__(self, graph: Graph, client: Client) -> None:
+        self._graph, self._client = graph, client
+        self._shared = Shared(graph, client.config, Flights(), Wanted(self._spent))
+
+    def pull(
+        self,
+        reference: Reference,
+        platform: Platform,
+        auth: RegistryAuth | None,
+        progress: Callable[[PullProgress], None],
+        cancel: CancelToken,
+    ) -> Image:
+        """Bring the image here, named by the tag of `reference` (`latest` by default) and by its digest; block until it is.
+
+        `progress` is called from this pull's threads, one call at a time. Raises what the API says of PullImage; then no name
+        has changed, nothing of this pull runs on, and what was downloaded waits for the next one.
+        """
+        reference = reference.with_default_tag()
+        report = Reporter(progress)
+        report("", PullStage.RESOLVING)
+        repository = self._client.repository(reference, auth, cancel)
+        resolved = repository.resolve(reference.target, platform)
+        config = repository.get_config(resolved.manifest)
+        plans = plan_layers(resolved.manifest, config, platform, repository.subject)
+        LayerWork(self._shared, repository, report, plans, cancel).run()
+        cancel.check()
+        for document in resolved.documents:
+            self._keep(document.digest, document.raw)
+        self._keep(resolved.manifest.config.digest, config)
+        image = self._graph.register(
+            config=config,
+            manifest_digest=resolved.manifest.digest,
+            tags=() if reference.digest else (f"{reference.repository}:{reference.tag}",),
+            digests=(f"{reference.repository}@{resolved.digest}",),
+        )
+        report("", PullStage.DONE)
+        return image
+
+    def _keep(self, digest: str, data: bytes) -> None:
+        """Put a small document into the content store."""
+        content = self._graph.content
+        if not content.exists(digest):
+            with content.writer(digest, len(data)) as writer:
+                writer.write(data[writer.offset :])
+                writer.commit()
+
+    def _spent(self, digest: str) -> None:
+        """A layer's blob is unpacked everywhere it was wanted."""
+        if not self._client.config.keep_blobs:
+            self._graph.content.delete(digest)

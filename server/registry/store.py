@@ -1,0 +1,63 @@
+"""What a pull needs of the image store, as interfaces: `graph/` fulfils them and is not imported here."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from moorage.server.cancel import CancelToken
+from moorage.server.model import Image, Layer
+
+
+class BlobWriter(Protocol):
+    """An ingest under way. What was written is kept when the block is left without `commit`, for a later writer to go on."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes already here."""
+        ...
+
+    def write(self, data: bytes) -> object:
+        """Append."""
+        ...
+
+    def commit(self) -> object:
+        """Check size and digest, and give the blob its name; raise DataLoss, and drop what was written, when they are wrong."""
+        ...
+
+
+class ContentStore(Protocol):
+    """Blobs by digest."""
+
+    def writer(self, digest: str, expected_size: int) -> AbstractContextManager[BlobWriter]: ...
+
+    def open(self, digest: str) -> BinaryIO: ...
+
+    def exists(self, digest: str) -> bool: ...
+
+    def delete(self, digest: str) -> object: ...
+
+
+class LayerDriver(Protocol):
+    """The graph driver, as far as a pull looks at it."""
+
+    @property
+    def independent_layers(self) -> bool: ...
+
+
+class Graph(Protocol):
+    """Images and unpacked layers."""
+
+    @property
+    def content(self) -> ContentStore: ...
+
+    @property
+    def driver(self) -> LayerDriver: ...
+
+    def has_layer(self, chain_id: str) -> bool: ...
+
+    def apply_layer(self, chain_id: str, diff_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> Layer: ...
+
+    def register(
+        self, *, config: bytes, manifest_digest: str, tags: tuple[str, ...], digests: tuple[str, ...]
+    ) -> Image: ...
