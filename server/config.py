@@ -48,10 +48,10 @@ class Tls:
 
 @dataclass(frozen=True)
 class NetworkPool:
-    """Where networks get their subnets: pieces of `subnet_prefix` of `pool`."""
+    """Where networks get their subnets: pieces of `subnet_prefix` of `pool`; empty and 0 leave the choice to the driver."""
 
-    pool: str = "10.210.0.0/16"
-    subnet_prefix: int = 20
+    pool: str = ""
+    subnet_prefix: int = 0
 
 
 @dataclass(frozen=True)

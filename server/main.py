@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import start_http_server
 
@@ -53,6 +55,8 @@ from moorage.server.graph.graphdb import GraphDB
 from moorage.server.libcontainer import cgroups
 from moorage.server.model import ExitStatus
 from moorage.server.networkdriver import drivers as networkdrivers
+from moorage.server.networkdriver.bridge import BridgeDriver
+from moorage.server.registry.client import Client
 from moorage.server.registry.pull import Puller
 
 log = logging.getLogger("moorage")
@@ -70,7 +74,7 @@ class Daemon:
     containers: Containers
     recovery: Recovery
     exec_driver: NativeDriver
-    networks: networkdrivers.NetworkDrivers
+    bridge: BridgeDriver
     metrics: Metrics
 
 
@@ -89,15 +93,17 @@ def compose(config: Config, stack: ExitStack) -> Daemon:
     driver = graphdrivers.choose(config.graph_driver, root, confined)
     content = ContentStore(root / "content")
     graph = Graph(root, db, content, driver)
-    puller = Puller(graph, content, config.registry)
+    registry = Client(config.registry)
+    stack.callback(registry.close)
     exec_driver = NativeDriver(state, spawner)
-    network_drivers = networkdrivers.NetworkDrivers(db, instance, config.network.pool, config.network.subnet_prefix)
-    stack.callback(network_drivers.close)
+    bridge = BridgeDriver(db, instance, **_pools(config))
+    stack.callback(bridge.close)
+    network_drivers = networkdrivers.table(db, bridge)
     manager = cgroups.detect()
 
     containers = Containers(db)
-    images = Images(engine, graph, puller, containers)
-    networks = Networks(db, network_drivers.by_name, containers)
+    images = Images(engine, graph, Puller(graph, registry), containers)
+    networks = Networks(db, network_drivers, containers)
     lifecycle = Lifecycle(
         root=root,
         instance=instance,
@@ -153,7 +159,7 @@ def compose(config: Config, stack: ExitStack) -> Daemon:
         exec_driver=exec_driver,
         cgroups=manager,
     )
-    return Daemon(engine, api, containers, recovery, exec_driver, network_drivers, metrics)
+    return Daemon(engine, api, containers, recovery, exec_driver, bridge, metrics)
 
 
 async def run(config: Config, daemon: Daemon) -> None:
@@ -199,12 +205,24 @@ async def _guard_firewall(daemon: Daemon) -> None:
     while True:
         await asyncio.sleep(FIREWALL_CHECK_SECONDS)
         try:
-            restored = await daemon.engine.blocking(Lane.KERNEL, daemon.networks.check)
+            restored = await daemon.engine.blocking(Lane.KERNEL, daemon.bridge.check)
         except MoorageError as error:
             log.error("cannot check the firewall", extra={"error": error.message})
             continue
         if restored:
             log.warning("firewall rules were gone and have been restored")
+
+
+def _pools(config: Config) -> dict[str, Any]:
+    """The pool that the configuration names, or the driver's own choice."""
+    pool = config.network
+    given: dict[str, Any] = {"prefix": pool.subnet_prefix} if pool.subnet_prefix else {}
+    if pool.pool:
+        try:
+            given["pools"] = (IPv4Network(pool.pool),)
+        except ValueError as error:
+            raise InvalidArgument(f"[network] pool {pool.pool!r} is not a subnet: {error}") from error
+    return given
 
 
 def _warnings(root: str) -> tuple[str, ...]:

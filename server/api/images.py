@@ -28,7 +28,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         self, request: image_pb2.PullImageRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.PullImageResponse]:
         auth = request.auth
-        given = commands.Auth(auth.username, auth.password, auth.identity_token, auth.registry_token)
+        given = commands.RegistryAuth(auth.username, auth.password, auth.identity_token, auth.registry_token)
         command = commands.Pull(
             request.reference, convert.platform(request.platform), given if request.HasField("auth") else None
         )

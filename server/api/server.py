@@ -42,6 +42,7 @@ OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
 )
+CHANNELZ = "grpc.channelz.v1.Channelz"
 NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -107,7 +108,7 @@ class ApiServer:
         names = [*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if self._config.channelz:
             channelz.add_channelz_servicer(server)
-            names.append(channelz.SERVICE_NAME)
+            names.append(CHANNELZ)
         reflection.enable_server_reflection(names, server)
         return server, checks
 
@@ -126,9 +127,7 @@ class ApiServer:
         return [f"fd://{sock.fileno()}" for sock in passed]
 
     @staticmethod
-    async def _set_health(
-        checks: health.aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
-    ) -> None:
+    async def _set_health(checks: health.aio.HealthServicer, status: Any) -> None:
         for name in ("", *NAMES):
             await checks.set(name, status)
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from moorage.server.engine.job import Command, Job, StreamCommand
 from moorage.server.model import Container, ContainerConfig, Event, ExitStatus, Image, Network, Platform
+from moorage.server.registry.credentials import RegistryAuth
 
 # --- containers -------------------------------------------------------------------------------------------------------
 
@@ -278,16 +279,6 @@ class Events(StreamCommand[Event]):
 
 
 @dataclass(frozen=True)
-class Auth:
-    """Credentials of a call; never shown."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
 class Progress:
     """One step of a pull; `image` in the last one only. `stage` as the lower-case end of moorage.v1.PullStage."""
 
@@ -304,7 +295,7 @@ class Pull(StreamCommand[Progress]):
 
     reference: str
     platform: Platform | None = None
-    auth: Auth | None = None
+    auth: RegistryAuth | None = None
 
 
 @dataclass(frozen=True)

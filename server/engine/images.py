@@ -15,8 +15,8 @@ from moorage.server.errors import InvalidArgument
 from moorage.server.graph.graph import Graph
 from moorage.server.model import Image, Platform
 from moorage.server.registry import reference as references
-from moorage.server.registry.auth import RegistryAuth
-from moorage.server.registry.pull import Puller, PullProgress
+from moorage.server.registry.progress import PullProgress
+from moorage.server.registry.pull import Puller
 
 
 class Blocking(Protocol):
@@ -52,7 +52,6 @@ class Images:
         """Run the puller on a transfer thread and hand on its progress; a reader that goes away stops it."""
         reference = references.parse(command.reference).with_default_tag()
         platform = command.platform or Platform()
-        auth = None if command.auth is None else RegistryAuth(**vars(command.auth))
         loop = asyncio.get_running_loop()
         progress: asyncio.Queue[PullProgress | None] = asyncio.Queue()
         cancel = CancelToken()
@@ -62,7 +61,7 @@ class Images:
 
         def work() -> Image:
             try:
-                return self._puller.pull(reference, platform, auth, tell, cancel)
+                return self._puller.pull(reference, platform, command.auth, tell, cancel)
             finally:
                 tell(None)
 
@@ -71,7 +70,7 @@ class Images:
             try:
                 yield commands.Progress(stage="resolving")
                 while (step := await progress.get()) is not None:
-                    yield commands.Progress(step.digest, step.stage, step.current, step.total)
+                    yield commands.Progress(step.digest, step.stage.name.lower(), step.current, step.total)
                 yield commands.Progress(stage="done", image=await task)
             finally:
                 cancel.cancel("the caller hung up")

@@ -11,10 +11,10 @@ from moorage.server.errors import AlreadyExists, FailedPrecondition, InvalidArgu
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.model import Network, NetworkAttachment
 from moorage.server.networkdriver.base import NetworkDriver
+from moorage.server.networkdriver.drivers import BUILT_IN, ensure_defaults
 
 KIND = "network"
 NAME = "network-name"
-BUILT_IN = frozenset({"bridge", "host", "none"})
 
 
 class Networks:
@@ -47,6 +47,10 @@ class Networks:
     def drivers(self) -> Mapping[str, NetworkDriver]:
         """All drivers by name."""
         return self._drivers
+
+    def ensure_defaults(self) -> None:
+        """Make the built-in networks that are missing."""
+        ensure_defaults(self._db, self._drivers)
 
     def check(self, attachment: NetworkAttachment) -> None:
         """Refuse what cannot work, before anything is made."""

@@ -47,6 +47,7 @@ class Recovery:
 
     def run(self, pods: list[PodStatus]) -> None:
         """Bring every container to a state that is true, then collect what belongs to none."""
+        self._networks.ensure_defaults()
         found = {pod.pod.id: pod for pod in pods}
         for container in self._containers.all():
             self._settle(container, found.get(container.id))
