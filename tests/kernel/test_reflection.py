@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.daemon import Daemon
@@ -34,13 +35,12 @@ class Reflected:
         found: MethodDescriptor = self._pool.FindServiceByName(service).methods_by_name[method]
         answer = message_factory.GetMessageClass(found.output_type)
         message = json_format.ParseDict(request, message_factory.GetMessageClass(found.input_type)())
-        kind = self._channel.unary_stream if found.server_streaming else self._channel.unary_unary
-        sent = kind(
-            f"/{service}/{method}",
-            request_serializer=lambda value: value.SerializeToString(),
-            response_deserializer=answer.FromString,
-        )(message)
-        for each in sent if found.server_streaming else [sent]:
+        path, coding = f"/{service}/{method}", (Message.SerializeToString, answer.FromString)
+        if found.server_streaming:
+            answers: Iterator[Message] = self._channel.unary_stream(path, *coding)(message)
+        else:
+            answers = iter([self._channel.unary_unary(path, *coding)(message)])
+        for each in answers:
             yield json_format.MessageToDict(each, preserving_proto_field_name=True)
 
 
