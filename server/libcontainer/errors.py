@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 SETUP_FAILED = 128
@@ -24,3 +28,16 @@ class StartError(Exception):
         self.errno = errno
         self.path = path
         self.exit_code = exit_code
+
+
+@contextmanager
+def doing(action: str, path: str = "", exit_code: int = SETUP_FAILED) -> Iterator[None]:
+    """Turn an OSError of the block into a StartError that says what could not be done, and to which path."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        what = f"{action} {path}" if path else action
+        raise StartError(
+            f"cannot {what}: {os.strerror(number).lower()}", errno=number, path=path, exit_code=exit_code
+        ) from error

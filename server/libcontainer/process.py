@@ -5,12 +5,19 @@ The caller has one thread and sits in the network, IPC and UTS namespaces that t
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from moorage.server.libcontainer import channel, namespaces, protect
 from moorage.server.libcontainer.cgroups import Cgroup
-from moorage.server.libcontainer.errors import StartError
+from moorage.server.libcontainer.channel import Reporter
+from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
+from moorage.server.libcontainer.init import Job, enter_existing, enter_new
+from moorage.server.libcontainer.validate import validate, validate_process
 
 __all__ = ["Process", "StartError", "Stdio", "execute", "start"]
 
@@ -55,9 +62,24 @@ def start(
     `rootfs` are the mounts that make the root file system, bottom first, without destination. `stdio` None is a terminal
     when `process.terminal` is set, else /dev/null. `seccomp` is a compiled program. With `init`, process 1 is a small
     reaper and the command its child. `stage` is told the name of each stage as it begins: `clone`, `cgroup`, `rootfs`,
-    `mounts`, `user`, `exec`. Raises StartError.
+    `seal`, `user`, `exec`. The caller becomes non-dumpable for good. Raises StartError.
     """
-    raise NotImplementedError
+    stage("clone")
+    validate(config)
+    spaces = namespaces.plan((config.get("linux") or {}).get("namespaces") or ())
+    job = Job(config["process"], _descriptors(stdio), cgroup, seccomp, init)
+    with ExitStack() as stack:
+        pid_namespace = None
+        if spaces.pid_path:
+            with doing("join the namespace", spaces.pid_path):
+                pid_namespace = os.open(spaces.pid_path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, pid_namespace)
+        return _run(
+            spaces.clone,
+            pid_namespace,
+            lambda report: enter_new(job, config, rootfs, spaces, report),
+            stage,
+        )
 
 
 def execute(
@@ -71,6 +93,79 @@ def execute(
 ) -> Process:
     """Run one more process in the container whose first process is `target_pid`, a child of the caller not yet waited for.
 
-    `process` is shaped as OCI `config.process`. The process is a child of the caller. Raises StartError.
+    `config` is the container's, `process` shaped as its `process`. The process is a child of the caller, which becomes
+    non-dumpable for good. Raises StartError.
     """
-    raise NotImplementedError
+    validate_process(process)
+    job = Job(process, _descriptors(stdio), cgroup, seccomp)
+    with doing(f"find process {target_pid}"):
+        target = os.pidfd_open(target_pid)
+    try:
+        return _run(0, target, lambda report: enter_existing(job, target, report), _no_stage)
+    finally:
+        os.close(target)
+
+
+def _descriptors(stdio: Stdio | None) -> tuple[int, int, int] | None:
+    return None if stdio is None else (stdio.stdin, stdio.stdout, stdio.stderr)
+
+
+def _run(
+    flags: int, pid_namespace: int | None, body: Callable[[Reporter], object], stage: Callable[[str], None]
+) -> Process:
+    """Fork, have the child run `body`, which executes, and hear from it how that went."""
+    protect.hide()
+    with ExitStack() as stack:
+        ours, theirs = channel.pair()
+        stack.callback(ours.close)
+        stack.callback(theirs.close)
+        pid, pidfd = _fork(flags, pid_namespace, lambda: _child(Reporter(theirs), body))
+        stack.callback(os.close, pidfd)
+        stack.callback(_end, pid, pidfd)
+        theirs.close()
+        consoles: list[int] = []
+        if not channel.listen(ours, stage, consoles, stack):
+            raise _died(pidfd)
+        stack.pop_all()
+        ours.close()
+        return Process(pid, pidfd, consoles[0] if consoles else None)
+
+
+def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) -> tuple[int, int]:
+    """Fork with all signals blocked, so that the parent's handlers never run in the child."""
+    mask = protect.block_signals()
+    try:
+        with doing("fork"):
+            pid, pidfd = namespaces.clone(flags, pid_namespace)
+        if pid == 0:
+            child()
+        return pid, pidfd
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _child(report: Reporter, body: Callable[[Reporter], object]) -> NoReturn:
+    code = SETUP_FAILED
+    try:
+        protect.forget_handlers()
+        body(report)
+    except BaseException as error:
+        code = getattr(error, "exit_code", SETUP_FAILED)
+        with suppress(OSError):
+            report.failed(error)
+    finally:
+        os._exit(code)
+
+
+def _end(pid: int, pidfd: int) -> None:
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def _died(pidfd: int) -> StartError:
+    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    how = "was killed by signal" if ended and ended.si_code != os.CLD_EXITED else "ended with code"
+    return StartError(
+        f"the process {how} {ended.si_status if ended else '?'} while it was set up; is its memory limit too low?"
+    )

@@ -1,0 +1,93 @@
+"""Namespaces of an OCI config: which are new, which are joined, which are inherited."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moorage.server.libcontainer import syscalls
+from moorage.server.libcontainer.errors import StartError, doing
+
+_FLAGS = {
+    "mount": syscalls.CLONE_NEWNS,
+    "pid": syscalls.CLONE_NEWPID,
+    "network": syscalls.CLONE_NEWNET,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS,
+    "cgroup": syscalls.CLONE_NEWCGROUP,
+}
+
+ALL_BUT_PID = sum(flag for name, flag in _FLAGS.items() if name != "pid")
+
+
+@dataclass(frozen=True)
+class Namespaces:
+    """What becomes of each kind of namespace; the mount namespace is always new.
+
+    `clone` are CLONE_NEW… flags for the fork, `cgroup` is whether a cgroup namespace is made once the process is in its
+    cgroup, `join` are (flag, path) of those that exist, `pid_path` that of the pid namespace to be born in.
+    """
+
+    clone: int
+    cgroup: bool
+    join: tuple[tuple[int, str], ...]
+    pid_path: str
+
+    @property
+    def own_uts(self) -> bool:
+        return bool(self.clone & syscalls.CLONE_NEWUTS)
+
+
+def plan(namespaces: Sequence[Mapping[str, Any]]) -> Namespaces:
+    """OCI `linux.namespaces` taken apart. Raises StartError for a kind that cannot be had."""
+    clone, cgroup, pid_path = syscalls.CLONE_NEWNS, False, ""
+    join: list[tuple[int, str]] = []
+    for namespace in namespaces:
+        kind, path = namespace["type"], namespace.get("path") or ""
+        if kind not in _FLAGS or (kind == "mount" and path):
+            raise StartError(f"a {kind} namespace {f'at {path} ' if path else ''}is not supported", path=path)
+        if kind == "pid" and path:
+            pid_path = path
+        elif path:
+            join.append((_FLAGS[kind], path))
+        elif kind == "cgroup":
+            cgroup = True
+        else:
+            clone |= _FLAGS[kind]
+    return Namespaces(clone, cgroup, tuple(join), pid_path)
+
+
+def join(namespaces: Namespaces) -> None:
+    """Enter the existing namespaces, and make the cgroup namespace, whose root is the cgroup the caller is in."""
+    for flag, path in namespaces.join:
+        with doing("join the namespace", path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            syscalls.setns(fd, flag)
+            os.close(fd)
+    if namespaces.cgroup:
+        with doing("make a cgroup namespace"):
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+
+def clone(flags: int, pid_namespace: int | None) -> tuple[int, int]:
+    """Fork into new namespaces (`flags`), and into the pid namespace of `pid_namespace` (a pidfd or a namespace's file) if given.
+
+    As `syscalls.clone`. The child is the caller's own, whatever pid namespace it is born in: setns(2) changes the pid
+    namespace of children only, and is taken back after the fork.
+    """
+    if pid_namespace is None:
+        return syscalls.clone(flags)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(pid_namespace, syscalls.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid, pidfd = syscalls.clone(flags)
+            return pid, pidfd
+        finally:
+            if pid != 0:
+                syscalls.setns(own, syscalls.CLONE_NEWPID)
+    finally:
+        os.close(own)

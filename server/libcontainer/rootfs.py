@@ -1,0 +1,250 @@
+"""A container's root file system, built and entered in a mount namespace of its own.
+
+Bind sources are copied first, while the namespace still shares its mounts with the host's, so that any propagation can be
+had; then nothing spreads any more, the root file system is mounted and made the root, the host's tree is let go, and all that
+follows can reach the container's files only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from moorage.server.libcontainer import cgroupfs, devices, syscalls
+from moorage.server.libcontainer.errors import StartError, doing
+from moorage.server.libcontainer.mounts import Mount, MountOptions, parse_options, plan
+from moorage.server.libcontainer.paths import clean, open_directory, open_file, open_in_root
+
+_STAGING = "/sys"
+"""Where the root file system is mounted for a moment: any directory that every machine has, for only this namespace sees it covered."""
+
+_OVERLAY_DIRECTORIES = ("lowerdir", "upperdir", "workdir")
+_ORDINARY_PROPAGATION = syscalls.MS_REC | syscalls.MS_PRIVATE
+
+
+def enter(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], stack: ExitStack) -> int:
+    """Build and enter the root file system of an OCI config, in the caller's own mount namespace; its root directory as O_PATH.
+
+    Still to be done once the console is there: `seal`. The umask is 0. `stack` closes descriptors. Raises StartError.
+    """
+    mounts = plan(config.get("mounts") or ())
+    with ExitStack() as sources:
+        binds = {index: _clone_bind(mount, sources) for index, mount in enumerate(mounts) if mount.kind == "bind"}
+        cgroups = cgroupfs.clone_trees(sources) if any(mount.kind == "cgroup" for mount in mounts) else {}
+        root = mount_root(layers)
+        stack.callback(os.close, root)
+        _pivot(root, config)
+        for index, mount in enumerate(mounts):
+            if mount.kind == "bind":
+                _attach_bind(root, mount, binds[index])
+            elif mount.kind == "cgroup":
+                _attach_cgroups(root, mount, cgroups)
+            else:
+                _attach_new(root, mount)
+    if not any(mount.destination == "/dev" and mount.kind == "bind" for mount in mounts):
+        devices.populate(root, (config.get("linux") or {}).get("devices") or ())
+    return root
+
+
+def mount_root(layers: Sequence[Mapping[str, Any]]) -> int:
+    """Make the caller's mount namespace private and mount a root file system in it; its root directory as O_PATH.
+
+    `layers` as in `process.start`. A namespace of the caller's own: what was at /sys is covered.
+    """
+    if not layers:
+        raise StartError("there is no root file system to mount")
+    with ExitStack() as stack:
+        trees = [_clone_layer(layer, stack) for layer in layers]
+        with doing("make private", "/"):
+            syscalls.set_propagation("/", _ORDINARY_PROPAGATION)
+        for layer, tree in zip(layers, trees, strict=True):
+            if tree is None:
+                _mount_layer(layer)
+            else:
+                _attach_layer(layer, tree)
+    return os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _clone_layer(layer: Mapping[str, Any], stack: ExitStack) -> int | None:
+    options = parse_options(layer.get("options") or ())
+    if layer.get("type") != "bind" and not options.bind:
+        return None
+    with doing("copy the mount of", layer["source"]):
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
+    stack.callback(os.close, tree)
+    return tree
+
+
+def _attach_layer(layer: Mapping[str, Any], tree: int) -> None:
+    with doing("mount the root file system", layer["source"]):
+        _set_attributes(tree, parse_options(layer.get("options") or ()))
+        target = os.open(_STAGING, os.O_PATH | os.O_CLOEXEC)
+        syscalls.move_mount(tree, target)
+        os.close(target)
+
+
+def _mount_layer(layer: Mapping[str, Any]) -> None:
+    kind, source = layer["type"], layer.get("source") or layer["type"]
+    options = parse_options(layer.get("options") or ())
+    # The first four attributes have the same values as flags of mount(2).
+    flags = options.attributes & 0b1111
+    if kind == "overlay":
+        _mount_overlay(source, flags, options.parameters)
+        return
+    data = ",".join(key if value is None else f"{key}={value}" for key, value in options.parameters)
+    with doing(f"mount {kind} from", source):
+        syscalls.mount(source, _STAGING, kind, flags, data)
+
+
+def _mount_overlay(source: str, flags: int, parameters: Sequence[tuple[str, str | None]]) -> None:
+    """Mount an overlay. The data of mount(2) ends after a page, which the paths of many layers exceed: the directories go
+    by the numbers of open descriptors instead, relative to /proc/self/fd.
+    """
+    with ExitStack() as stack:
+        data = []
+        for key, value in parameters:
+            if key in _OVERLAY_DIRECTORIES and value:
+                value = ":".join(_number(path, stack) for path in value.split(":"))
+            data.append(key if value is None else f"{key}={value}")
+        with doing("mount the overlay of the root file system"):
+            os.chdir("/proc/self/fd")
+            syscalls.mount(source, _STAGING, "overlay", flags, ",".join(data))
+            os.chdir("/")
+
+
+def _number(path: str, stack: ExitStack) -> str:
+    with doing("open the layer", path):
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return str(fd)
+
+
+def _pivot(root: int, config: Mapping[str, Any]) -> None:
+    with doing("change the root directory"):
+        os.fchdir(root)
+        # The old root comes to lie on top of the new one, from where it is taken off.
+        syscalls.pivot_root(".", ".")
+        syscalls.umount(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+    propagation = parse_options([(config.get("linux") or {}).get("rootfsPropagation") or "private"]).propagation
+    if propagation != syscalls.MS_PRIVATE:
+        with doing("set the propagation of", "/"):
+            syscalls.mount_setattr(root, 0, propagation=propagation, recursive=True)
+
+
+def _clone_bind(mount: Mount, stack: ExitStack) -> int:
+    with doing(f"mount at {mount.destination}: cannot copy the mount of", mount.source):
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, mount.source, recursive=mount.options.recursive)
+        stack.callback(os.close, tree)
+        if mount.destination == "/proc" and syscalls.file_system_type(tree) != syscalls.PROC_SUPER_MAGIC:
+            raise StartError(f"cannot mount at /proc: {mount.source} is not a procfs", path=mount.source)
+        _set_attributes(tree, mount.options)
+    return tree
+
+
+def _set_attributes(tree: int, options: MountOptions) -> None:
+    """Attributes on the top of a tree, propagation (private unless asked for) on all of it."""
+    propagation = options.propagation or syscalls.MS_PRIVATE
+    syscalls.mount_setattr(tree, options.recursive_attributes, propagation=propagation, recursive=True)
+    if options.attributes:
+        clear = syscalls.MOUNT_ATTR_ATIME if options.attributes & syscalls.MOUNT_ATTR_ATIME else 0
+        syscalls.mount_setattr(tree, options.attributes, clear, recursive=False)
+
+
+def _attach_bind(root: int, mount: Mount, tree: int) -> None:
+    with doing("mount at", mount.destination):
+        directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        target = (open_directory if directory else open_file)(root, mount.destination)
+        try:
+            syscalls.move_mount(tree, target)
+        finally:
+            os.close(target)
+
+
+def _attach_cgroups(root: int, mount: Mount, trees: Mapping[str, int]) -> None:
+    with doing("mount cgroups at", mount.destination):
+        target = open_directory(root, mount.destination)
+        try:
+            cgroupfs.attach(target, dict(trees), mount.options)
+        finally:
+            os.close(target)
+
+
+def _attach_new(root: int, mount: Mount) -> None:
+    with doing(f"mount {mount.kind} at", mount.destination):
+        target = open_directory(root, mount.destination)
+        try:
+            source = mount.source or mount.kind
+            made = syscalls.new_mount(mount.kind, source, list(mount.options.parameters), mount.options.attributes)
+            try:
+                syscalls.move_mount(made, target)
+            finally:
+                os.close(made)
+        finally:
+            os.close(target)
+
+
+def seal(root: int, config: Mapping[str, Any]) -> None:
+    """Cover OCI `linux.maskedPaths`, and make `linux.readonlyPaths` and, with `root.readonly`, the root read-only."""
+    linux = config.get("linux") or {}
+    for path in linux.get("readonlyPaths") or ():
+        _make_read_only(root, clean(path))
+    masked = linux.get("maskedPaths") or ()
+    if masked:
+        null = devices.open_null(root)
+        for path in masked:
+            _mask(root, clean(path), null)
+        os.close(null)
+    if (config.get("root") or {}).get("readonly"):
+        with doing("make read-only", "/"):
+            syscalls.mount_setattr(root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+
+
+def _make_read_only(root: int, path: str) -> None:
+    with doing("make read-only", path):
+        target = _open_if_there(root, path)
+        if target is None:
+            return
+        try:
+            tree = syscalls.open_tree(target, "", recursive=True)
+            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+            syscalls.move_mount(tree, target)
+            os.close(tree)
+        finally:
+            os.close(target)
+
+
+def _mask(root: int, path: str, null: int) -> None:
+    with doing("mask", path):
+        target = _open_if_there(root, path)
+        if target is None:
+            return
+        try:
+            cover = _cover(target, null)
+            syscalls.move_mount(cover, target)
+            os.close(cover)
+        finally:
+            os.close(target)
+
+
+def _cover(target: int, null: int) -> int:
+    """What hides a masked path: an empty directory, or the null device, which nobody may change the mode of."""
+    if stat.S_ISDIR(os.fstat(target).st_mode):
+        parameters: list[tuple[str, str | None]] = [("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "755")]
+        return syscalls.new_mount("tmpfs", "tmpfs", parameters, syscalls.MOUNT_ATTR_RDONLY)
+    cover = syscalls.open_tree(null, "", recursive=False)
+    syscalls.mount_setattr(cover, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+    return cover
+
+
+def _open_if_there(root: int, path: str) -> int | None:
+    try:
+        return open_in_root(root, path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
