@@ -107,7 +107,7 @@ def _from_table(table: dict[str, Any], where: str) -> Config:
         "tls": _section(Tls, table.pop("tls", {}), f"{where}: [tls]"),
         "registry": registry.from_toml(table.pop("registry", {})),
     }
-    if "listen" in table:
+    if isinstance(table.get("listen"), list):
         table["listen"] = tuple(table["listen"])
     plain = _section(Config, table, where)
     return replace(plain, **parts)

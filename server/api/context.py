@@ -39,8 +39,8 @@ def page(items: Sequence[T], key: Callable[[T], tuple[Any, ...]], size: int, tok
     if size < 0:
         raise InvalidArgument("page_size must not be negative", field="page_size")
     size = size or DEFAULT_PAGE
-    if token:
-        after = _decode(token)
+    if token and items:
+        after = _decode(token, key(items[0]))
         items = [item for item in items if key(item) > after]
     chosen = list(items[:size])
     more = len(items) > size
@@ -51,8 +51,11 @@ def _encode(key: tuple[Any, ...]) -> str:
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
 
 
-def _decode(token: str) -> tuple[Any, ...]:
+def _decode(token: str, like: tuple[Any, ...]) -> tuple[Any, ...]:
     try:
-        return tuple(json.loads(base64.urlsafe_b64decode(token)))
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidArgument("page_token is not one that this server gave", field="page_token") from error
+        key = json.loads(base64.urlsafe_b64decode(token))
+    except (binascii.Error, ValueError):
+        key = None
+    if not isinstance(key, list) or [type(part) for part in key] != [type(part) for part in like]:
+        raise InvalidArgument("page_token is not one that this list gave", field="page_token")
+    return tuple(key)

@@ -158,7 +158,11 @@ async def relay(listening: socket.socket, target: str) -> AsyncIterator[None]:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer), return_exceptions=True)
+        try:
+            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer), return_exceptions=True)
+        finally:
+            inner_writer.close()
+            writer.close()
 
     listening.setblocking(False)
     if listening.family == socket.AF_UNIX:
@@ -172,9 +176,7 @@ async def relay(listening: socket.socket, target: str) -> AsyncIterator[None]:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(256 << 10):
-            writer.write(data)
-            await writer.drain()
-    finally:
-        writer.close()
+    while data := await reader.read(256 << 10):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()

@@ -11,7 +11,7 @@ from typing import Literal
 
 from moorage.server.engine.job import Command, Job, StreamCommand
 from moorage.server.model import Container, ContainerConfig, Event, ExitStatus, Image, Network, Platform
-from moorage.server.registry.credentials import RegistryAuth
+from moorage.server.registry.credentials import RegistryAuth as RegistryAuth
 
 # --- containers -------------------------------------------------------------------------------------------------------
 
