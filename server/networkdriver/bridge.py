@@ -22,6 +22,7 @@ from moorage.server.errors import AlreadyExists, FailedPrecondition, Internal, M
 from moorage.server.model import Endpoint, Network, PortMapping
 from moorage.server.networkdriver import ipam, links
 from moorage.server.networkdriver.base import Attachment, InterfaceConfig
+from moorage.server.networkdriver.conntrack import Conntrack
 from moorage.server.networkdriver.firewall import Firewall
 from moorage.server.networkdriver.leases import NETWORK, NETWORK_NAME, Lease, Leases, Store
 from moorage.server.networkdriver.netlink import Netlink
@@ -58,6 +59,7 @@ class BridgeDriver:
         self._prefix = prefix
         self._nft = LibNftables()
         self._sock = Netlink()
+        self._conntrack = Conntrack(self._sock)
         self._segments = Segments(self._sock, instance, subnet_lock)
         self._leases = Leases(store)
         self._firewall = Firewall(self._nft, instance)
@@ -146,7 +148,7 @@ class BridgeDriver:
             self._add_link(segment, endpoint, netns_pid)
             undo.callback(self._reaper.add, endpoint.host_interface)
             stage("link")
-            self._firewall.publish(_forwardings(endpoint))
+            self._publish(_forwardings(endpoint))
             stage("firewall")
             undo.pop_all()
         gateway = "" if network.internal else network.gateway
@@ -155,7 +157,7 @@ class BridgeDriver:
     def detach(self, network: Network, container_id: str, endpoint: Endpoint | None) -> None:
         """Ports and address are free on return; the link goes within a moment, see `settle`."""
         if endpoint is not None:
-            self._firewall.withdraw(_forwardings(endpoint))
+            self._withdraw(_forwardings(endpoint))
         self._leases.release(network.id, container_id)
         self._reaper.add(endpoint.host_interface if endpoint else link_name(container_id))
 
@@ -194,8 +196,16 @@ class BridgeDriver:
     def close(self) -> None:
         """Let go of sockets and threads; containers keep their network."""
         self._reaper.close()
+        self._conntrack.close()
         self._sock.close()
         self._nft.close()
+
+    def _publish(self, ports: list[Forwarding]) -> None:
+        self._firewall.publish(ports)
+        self._conntrack.forget_before(ports)
+
+    def _withdraw(self, ports: list[Forwarding]) -> None:
+        self._conntrack.forget_after(self._firewall.withdraw(ports))
 
     def _forget(self, network: Network) -> None:
         self._firewall.remove_network(network.id)

@@ -62,15 +62,15 @@ class Firewall:
                     del self._ports[key]
                 raise
 
-    def withdraw(self, ports: Iterable[Forwarding]) -> None:
-        """Take published ports out, each only if it still leads where it says; missing is fine."""
+    def withdraw(self, ports: Iterable[Forwarding]) -> list[Forwarding]:
+        """Take published ports out, each only if it still leads where it says, and answer which; missing is fine."""
         with self._lock:
             gone = [port for port in ports if self._ports.get((port.map, port.key)) == port]
-            if not gone:
-                return
             for port in gone:
                 del self._ports[(port.map, port.key)]
-            self._change(rules.delete_text(self._table, gone))
+            if gone:
+                self._change(rules.delete_text(self._table, gone))
+            return gone
 
     def check(self) -> bool:
         """Restore the table if somebody changed or flushed it; answer whether that was so.

@@ -161,6 +161,11 @@ def addresses(sock: Netlink, apart_from: int = 0) -> list[IPv4Network]:
     return [address.network for index, address in _addresses(sock) if index != apart_from]
 
 
+def host_addresses(sock: Netlink) -> set[IPv4Address]:
+    """The host's own IPv4 addresses."""
+    return {address.ip for _, address in _addresses(sock)}
+
+
 def has_address(sock: Netlink, index: int, address: IPv4Interface) -> bool:
     return (index, address) in list(_addresses(sock))
 
