@@ -22,6 +22,9 @@ BPF_CGROUP_DEVICE = 6
 BPF_F_ALLOW_MULTI = 2
 SYS_BPF = {"x86_64": 321}.get(platform.machine(), 280)
 
+Rule = Mapping[str, Any]
+"""One of OCI `linux.resources.devices`: allow, type, major, minor, access."""
+
 ACCESS = {"m": 1, "r": 2, "w": 4}
 KIND = {"b": 1, "c": 2}
 
@@ -40,7 +43,7 @@ RESULT, CONTEXT, KIND_REGISTER, ACCESS_REGISTER, MAJOR, MINOR, SCRATCH = 0, 1, 2
 """Registers; the context is struct bpf_cgroup_dev_ctx {access << 16 | kind, major, minor}."""
 
 
-def program(rules: Sequence[Mapping[str, Any]]) -> bytes:
+def program(rules: Sequence[Rule]) -> bytes:
     """Instructions for OCI `linux.resources.devices`."""
     code = [
         _instruction(LOAD_WORD, KIND_REGISTER, CONTEXT),
@@ -59,7 +62,7 @@ def program(rules: Sequence[Mapping[str, Any]]) -> bytes:
     return b"".join(code)
 
 
-def _rule(rule: Mapping[str, Any]) -> list[bytes]:
+def _rule(rule: Rule) -> list[bytes]:
     """Comparisons that jump behind the rule's answer when it does not apply."""
     allow, kind = bool(rule.get("allow")), rule.get("type") or "a"
     tests = []
@@ -87,11 +90,11 @@ def _access_test(access: int, allow: bool) -> list[list[bytes]]:
     ]
 
 
-def _access(rule: Mapping[str, Any]) -> int:
+def _access(rule: Rule) -> int:
     return sum(ACCESS[letter] for letter in set(rule.get("access") or "rwm"))
 
 
-def _applies_always(rule: Mapping[str, Any]) -> bool:
+def _applies_always(rule: Rule) -> bool:
     wild = all(rule.get(key) in (None, -1) for key in ("major", "minor"))
     return wild and (rule.get("type") or "a") == "a" and _access(rule) == 7
 

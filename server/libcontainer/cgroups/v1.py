@@ -281,17 +281,17 @@ class V1Manager:
     version = 1
 
     def __init__(self, hierarchies: Sequence[Hierarchy]) -> None:
-        self._hierarchies = tuple(hierarchies)
+        self.hierarchies = tuple(hierarchies)
 
     def cgroup(self, path: str) -> V1Cgroup:
-        return V1Cgroup(self._hierarchies, checked(path))
+        return V1Cgroup(self.hierarchies, checked(path))
 
     def children(self, parent: str) -> set[str]:
-        return {name for hierarchy in self._hierarchies for name in files.below(f"{hierarchy.root}{parent}")}
+        return {name for hierarchy in self.hierarchies for name in files.below(f"{hierarchy.root}{parent}")}
 
     def prune(self, parent: str) -> None:
-        for hierarchy in self._hierarchies:
+        for hierarchy in self.hierarchies:
             files.prune(hierarchy.root, checked(parent))
 
     def available(self) -> set[str]:
-        return {controller for hierarchy in self._hierarchies for controller in hierarchy.controllers}
+        return {controller for hierarchy in self.hierarchies for controller in hierarchy.controllers}
