@@ -26,7 +26,8 @@ install_packages() {
         chmod 755 "$policy"
     fi
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -q
+    # Somebody else's package source may be out of order; whether ours is, the installation tells.
+    apt-get update -q || true
     # shellcheck disable=SC2086
     apt-get install -q -y --no-install-recommends $1
 }
