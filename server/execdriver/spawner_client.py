@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -61,12 +62,13 @@ class SpawnerClient:
         with self._lock:
             self._discard()
 
-    def prime(self, profile: str) -> None:
-        """Have every supervisor from now on know the compiled form of a seccomp profile (JSON)."""
-        self._call({"op": "prime", "profile": profile}, ())
+    def prime(self, profile: Mapping[str, Any]) -> None:
+        """Have every supervisor from now on know the compiled form of a seccomp profile (an OCI `linux.seccomp` object)."""
+        text = json.dumps(profile)
+        self._call({"op": "prime", "profile": text}, ())
         with self._lock:
-            if profile not in self._profiles:
-                self._profiles.append(profile)
+            if text not in self._profiles:
+                self._profiles.append(text)
 
     def run_task(
         self, name: str, args: Mapping[str, Any], fds: Sequence[int] = (), cancel: CancelToken | None = None

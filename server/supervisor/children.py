@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
 
+from moorage.server.libcontainer import syscalls
+
 PR_SET_PDEATHSIG = 1
 MAX_FD = 1 << 30
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def forked(main: Callable[[list[int]], None], fds: Sequence[int]) -> int:
@@ -51,6 +49,6 @@ def _keep_only(fds: Sequence[int]) -> list[int]:
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, which was `parent` at the fork, ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    syscalls.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -15,15 +15,15 @@ import gc
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moorage.server.supervisor import filters
+from moorage.server.supervisor import filters, supervisor
 from moorage.server.supervisor.children import die_with_parent, forked
+from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, watch_children
 from moorage.server.supervisor.protocol import Decoder, Frame, ProtocolError, pack_message, receive, send_all
-from moorage.server.supervisor.tasks import TASKS, TaskError
+from moorage.server.supervisor.tasks import TASKS
 from moorage.server.supervisor.title import set_title
 
 
@@ -37,6 +37,7 @@ class Spawner:
         self._tasks: dict[int, socket.socket] = {}
         self._ops: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {
             "task": self._task,
+            "pod": self._pod,
             "prime": self._prime,
         }
 
@@ -62,7 +63,7 @@ class Spawner:
         handler = self._ops.get(frame.message.get("op", ""))
         try:
             if handler is None:
-                raise TaskError("Unimplemented", f"spawner knows no operation {frame.message.get('op')!r}")
+                raise Failure("Unimplemented", f"spawner knows no operation {frame.message.get('op')!r}")
             handler(frame.message, frame.fds)
         except Exception as error:
             with socket.socket(fileno=os.dup(frame.fds[0])) as reply:
@@ -75,7 +76,7 @@ class Spawner:
         name = message["name"]
         function = TASKS.get(name)
         if function is None:
-            raise TaskError("Unimplemented", f"no task {name!r}")
+            raise Failure("Unimplemented", f"no task {name!r}")
         spawner = os.getpid()
         pid = forked(lambda kept: run_task(spawner, name, message["args"], kept), fds)
         reply = socket.socket(fileno=os.dup(fds[0]))
@@ -95,6 +96,9 @@ class Spawner:
             if status:
                 how = f"killed by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else "failed"
                 answer(reply, {"error": {"kind": "Internal", "message": f"task process {how}"}})
+
+    def _pod(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
+        forked(lambda kept: supervisor.run(message, *kept), fds)
 
     def _prime(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
         filters.prime(message["profile"])
@@ -122,23 +126,13 @@ def run_task(spawner: int, name: str, args: dict[str, Any], fds: Sequence[int]) 
     send_all(reply, pack_message(result))
 
 
-def describe(error: Exception) -> dict[str, Any]:
-    """The "error" of an answer."""
-    if isinstance(error, TaskError):
-        return {"kind": error.kind, "message": error.message, **error.metadata}
-    if isinstance(error, OSError):
-        return {"kind": "Internal", "message": str(error), "errno": error.errno or 0, "path": str(error.filename or "")}
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    message = f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})"
-    return {"kind": "Internal", "message": message}
-
-
 def run(fd: int) -> None:
     """The life of the spawner's process; `fd` is its end of the socket to the daemon."""
     os.chdir("/")
     os.umask(0o022)
     os.set_inheritable(fd, False)
     set_title("moorage-spawner")
+    supervisor.cgroup_manager()
     gc.collect()
     gc.freeze()
     # A collection writes to every object it visits, and so unshares their pages; children turn it on again for what they make.

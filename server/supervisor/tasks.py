@@ -12,16 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 
-class TaskError(Exception):
-    """A failure told to the caller: `kind` names a class of `moorage.server.errors`, `metadata` goes with it."""
-
-    def __init__(self, kind: str, message: str, **metadata: object) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-        self.metadata = metadata
-
-
 def echo(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Answer the arguments, and how many descriptors came: shows that the way to a task and back works."""
     return {"args": args, "fds": len(fds)}

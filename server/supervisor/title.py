@@ -6,10 +6,9 @@ import ctypes
 import functools
 from pathlib import Path
 
-PR_SET_NAME = 15
+from moorage.server.libcontainer import syscalls
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+PR_SET_NAME = 15
 
 
 @functools.cache
@@ -23,7 +22,7 @@ def _argument_area() -> tuple[int, int]:
 def set_title(title: str) -> None:
     """Name the process, in `comm` (cut to 15 bytes) and over its arguments (cut to the room they had)."""
     name = ctypes.create_string_buffer(title.encode()[:15])
-    _libc.prctl(PR_SET_NAME, ctypes.addressof(name), 0, 0, 0)
+    syscalls.prctl(PR_SET_NAME, ctypes.addressof(name))
     start, size = _argument_area()
     if size > 0:
         ctypes.memmove(start, title.encode()[: size - 1].ljust(size, b"\0"), size)

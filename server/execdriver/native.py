@@ -1,0 +1,268 @@
+"""The exec driver `native`: our own supervisors and libcontainer.
+
+    <state>/pods/<pod id>/     0700; supervisor.sock, and what supervisor.py says of the other files
+
+A pod lives as long as its directory. What a call asks of a supervisor goes over a connection of its own; one more a pod, the watch, stays
+open and brings the ends of its containers. When that breaks the supervisor has died: its containers are killed then, and reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moorage.server.errors import AlreadyExists, InvalidArgument, MoorageError, Unavailable
+from moorage.server.execdriver import native_channel, native_stream
+from moorage.server.execdriver.base import (
+    AttachSpec,
+    ContainerSpec,
+    ContainerStatus,
+    ExecSpec,
+    ExitCallback,
+    Pod,
+    PodSpec,
+    PodStatus,
+    ProcessStream,
+    Started,
+)
+from moorage.server.execdriver.native_remains import clean_up, container_status, unknown_exit
+from moorage.server.execdriver.native_watch import Watch
+from moorage.server.execdriver.spawner_client import SpawnerClient
+from moorage.server.libcontainer import cgroups
+from moorage.server.networkdriver.base import InterfaceConfig
+from moorage.server.supervisor.protocol import Channel
+
+ANSWER_SECONDS = 10.0
+"""How long a supervisor may take over what is quick, before it counts as dead."""
+END_SECONDS = 30.0
+"""How long it may take to end its containers."""
+
+
+class NativeDriver:
+    """See ExecDriver. Exits may be told before `start` has returned."""
+
+    name = "native"
+
+    def __init__(self, state: Path, spawner: SpawnerClient) -> None:
+        """`state` is the daemon's state directory; the spawner stays the caller's."""
+        self._pods = state / "pods"
+        self._spawner = spawner
+        self._cgroups = cgroups.detect()
+        self._cleaning = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_exit: ExitCallback | None = None
+        # These belong to the loop's thread.
+        self._watches: dict[str, Watch] = {}
+        self._told: dict[str, set[tuple[str, int]]] = {}
+        self._background: set[asyncio.Future[Any]] = set()
+
+    async def open(self, on_exit: ExitCallback) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_exit = on_exit
+        self._pods.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def close(self) -> None:
+        self._loop = None
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+        if self._background:
+            await asyncio.wait(self._background)
+
+    async def recover(self) -> list[PodStatus]:
+        found = await asyncio.to_thread(self._find)
+        for status, sock in found:
+            # What is answered here is told.
+            told = {(each.id, each.started_ns) for each in status.containers if each.exit}
+            self._told.setdefault(status.pod.id, set()).update(told)
+            if sock is not None:
+                self._watch(status.pod.id, sock)
+        return [status for status, _sock in found]
+
+    def run_pod(self, spec: PodSpec) -> Pod:
+        directory = self._directory(spec.id)
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise AlreadyExists(f"pod {spec.id} exists") from error
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        message = {**asdict(spec), "namespaces": sorted(spec.namespaces)}
+        try:
+            pid, channel = self._spawner.spawn_pod(message, fd)
+        except BaseException:
+            shutil.rmtree(directory)
+            raise
+        finally:
+            os.close(fd)
+        self._call_soon(self._watch, spec.id, channel.sock)
+        return Pod(spec.id, pid)
+
+    def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
+        self._call(pod_id, {"op": "network", "interfaces": [asdict(interface) for interface in interfaces]})
+
+    def start(self, pod_id: str, spec: ContainerSpec, stage: Callable[[str], None]) -> Started:
+        answer = native_channel.call(self._directory(pod_id), _start_message(spec), stage=stage)
+        return Started(answer["pid"], answer["started_ns"])
+
+    def signal(self, pod_id: str, container_id: str, number: int) -> None:
+        self._call(pod_id, {"op": "signal", "container": container_id, "signal": number})
+
+    def kill(self, pod_id: str, container_id: str) -> None:
+        self._call(pod_id, {"op": "kill", "container": container_id})
+
+    def reopen_log(self, pod_id: str, container_id: str) -> None:
+        """Go on in a new log file of the same name: the old one has been renamed."""
+        self._call(pod_id, {"op": "reopen", "container": container_id})
+
+    def remove_pod(self, pod_id: str) -> None:
+        directory = self._directory(pod_id)
+        if directory.exists():
+            with contextlib.suppress(MoorageError):
+                _end_supervisor(native_channel.connect(directory), pod_id)
+            for status in self._clean_up(directory):
+                self._call_soon(self._tell, pod_id, status)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)
+        self._call_soon(self._forget, pod_id)
+
+    async def attach(self, pod_id: str, container_id: str, spec: AttachSpec) -> ProcessStream:
+        channel = native_channel.AsyncChannel(native_channel.connect(self._directory(pod_id)))
+        try:
+            await channel.send({"op": "attach", "container": container_id, **asdict(spec)})
+            frame = await channel.receive()
+            if frame is None:
+                raise native_channel.died(pod_id)
+            pid = int(native_channel.checked(frame)["pid"])
+        except BaseException:
+            channel.close()
+            raise
+        return native_stream.AttachStream(channel, pid, functools.partial(unknown_exit, pod_id))
+
+    async def exec(self, pod_id: str, container_id: str, spec: ExecSpec) -> ProcessStream:
+        channel = native_channel.AsyncChannel(native_channel.connect(self._directory(pod_id)))
+        message = {"op": "exec", "container": container_id, "process": spec.process, "detach": spec.detach}
+        try:
+            return await native_stream.execute(channel, message, spec, functools.partial(unknown_exit, pod_id))
+        except BaseException:
+            channel.close()
+            raise
+
+    def _directory(self, pod_id: str) -> Path:
+        if not pod_id or "/" in pod_id or pod_id.startswith("."):
+            raise InvalidArgument(f"{pod_id!r} is no pod ID")
+        return self._pods / pod_id
+
+    def _call(self, pod_id: str, message: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return native_channel.call(self._directory(pod_id), message, timeout=ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise Unavailable(f"supervisor of pod {pod_id} does not answer", reason="SUPERVISOR_SILENT") from error
+
+    def _find(self) -> list[tuple[PodStatus, socket.socket | None]]:
+        """The pods on disk, with an open watch of those whose supervisor lives. The others are cleaned up."""
+        return [self._find_one(directory) for directory in sorted(self._pods.iterdir()) if directory.is_dir()]
+
+    def _find_one(self, directory: Path) -> tuple[PodStatus, socket.socket | None]:
+        try:
+            sock = native_channel.connect(directory)
+        except MoorageError:
+            return PodStatus(Pod(directory.name, 0), tuple(self._clean_up(directory))), None
+        sock.settimeout(ANSWER_SECONDS)
+        try:
+            answer = native_channel.ask(Channel(sock), directory.name, {"op": "watch"})
+        except (MoorageError, TimeoutError):
+            _end_supervisor(sock, directory.name)
+            return PodStatus(Pod(directory.name, 0), tuple(self._clean_up(directory))), None
+        containers = tuple(container_status(each) for each in answer["containers"])
+        return PodStatus(Pod(directory.name, answer["pid"]), containers), sock
+
+    def _clean_up(self, directory: Path) -> list[ContainerStatus]:
+        with self._cleaning:
+            return clean_up(directory, self._cgroups)
+
+    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
+        """Have the loop's thread do it; after `close` nobody does."""
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(function, *args)
+
+    def _watch(self, pod_id: str, sock: socket.socket) -> None:
+        self._watches[pod_id] = Watch(
+            sock,
+            lambda container: self._tell(pod_id, container_status(container)),
+            lambda: self._lost(pod_id),
+        )
+
+    def _forget(self, pod_id: str) -> None:
+        watch = self._watches.pop(pod_id, None)
+        if watch is not None:
+            watch.close()
+        self._told.pop(pod_id, None)
+
+    def _tell(self, pod_id: str, container: ContainerStatus) -> None:
+        """Call back once for each run of a container."""
+        told = self._told.setdefault(pod_id, set())
+        run = (container.id, container.started_ns)
+        if container.exit is not None and run not in told and self._on_exit is not None:
+            told.add(run)
+            self._on_exit(pod_id, container.id, container.exit)
+
+    def _lost(self, pod_id: str) -> None:
+        """A supervisor has ended, told to or not."""
+        loop = self._loop
+        if loop is None:
+            return
+        cleaning = loop.run_in_executor(None, self._clean_up, self._directory(pod_id))
+        self._background.add(cleaning)
+        cleaning.add_done_callback(functools.partial(self._cleaned, pod_id))
+
+    def _cleaned(self, pod_id: str, cleaning: asyncio.Future[list[ContainerStatus]]) -> None:
+        self._background.discard(cleaning)
+        # A pod that is being removed is cleaned up by who removes it, and told by him.
+        if pod_id in self._watches:
+            for status in cleaning.result():
+                self._tell(pod_id, status)
+
+
+def _start_message(spec: ContainerSpec) -> dict[str, Any]:
+    # The filter goes as text: it is the key of the compiled program, and is parsed only where that is missing.
+    linux = dict(spec.config["linux"])
+    profile = linux.pop("seccomp", None)
+    return {
+        "op": "start",
+        "container": spec.id,
+        "config": {**spec.config, "linux": linux},
+        "seccomp": json.dumps(profile) if profile else None,
+        "rootfs": [dict(mount) for mount in spec.rootfs],
+        "log_path": spec.log_path,
+        "log": asdict(spec.log),
+        "stdin_open": spec.stdin_open,
+        "stdin_once": spec.stdin_once,
+        "init": spec.init,
+    }
+
+
+def _end_supervisor(sock: socket.socket, pod_id: str) -> None:
+    """Have the supervisor at the other end kill its containers and end; one that does not is killed. It has ended on return."""
+    with sock:
+        pidfd = native_channel.peer_pidfd(sock)
+        if pidfd is None:
+            return
+        try:
+            sock.settimeout(END_SECONDS)
+            with contextlib.suppress(MoorageError, TimeoutError):
+                native_channel.ask(Channel(sock), pod_id, {"op": "remove"})
+            if not native_channel.wait_for_end(pidfd, ANSWER_SECONDS):
+                native_channel.kill_and_wait(pidfd, ANSWER_SECONDS)
+        finally:
+            os.close(pidfd)

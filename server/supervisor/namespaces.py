@@ -1,0 +1,57 @@
+"""The namespaces that the containers of a pod share: made by unshare(2), and set up from inside."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from moorage.server.libcontainer import syscalls
+from moorage.server.supervisor import netconf
+from moorage.server.supervisor.failures import Failure
+
+FLAGS = {"net": syscalls.CLONE_NEWNET, "ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
+
+SYSCTLS = {
+    "net": re.compile(r"net(/[A-Za-z0-9_.-]*[A-Za-z0-9_-])+"),
+    "ipc": re.compile(r"kernel/(shm[a-z_]+|msg[a-z_]+|sem)|fs/mqueue/[a-z_]+"),
+    "uts": re.compile(r"kernel/domainname"),
+}
+"""The parameters that each namespace has for itself; all others are the host's, and refused."""
+
+
+def enter(namespaces: Sequence[str], hostname: str, sysctls: Mapping[str, str]) -> None:
+    """Leave the host's namespaces for new ones. Raises Failure, OSError."""
+    unknown = set(namespaces) - FLAGS.keys()
+    if unknown:
+        raise Failure("InvalidArgument", f"a pod has no {', '.join(sorted(unknown))} namespace")
+    for name in sysctls:
+        sysctl_path(name, namespaces)
+    syscalls.unshare(sum(FLAGS[name] for name in set(namespaces)))
+    if "net" in namespaces:
+        netconf.loopback_up()
+    if "uts" in namespaces and hostname:
+        socket.sethostname(hostname)
+    for name, value in sysctls.items():
+        _write_sysctl(name, value, sysctl_path(name, namespaces))
+
+
+def sysctl_path(name: str, namespaces: Sequence[str]) -> Path:
+    """The file of a parameter, if it belongs to one of `namespaces`. Raises Failure."""
+    # As sysctl(8): with a slash in it the slashes part it and dots are part of a name (`net/ipv4/conf/eth0.1/forwarding`).
+    relative = name if "/" in name else name.replace(".", "/")
+    if not any(SYSCTLS[namespace].fullmatch(relative) for namespace in namespaces):
+        raise Failure("InvalidArgument", f"sysctl {name!r} does not belong to the pod's own namespaces", sysctl=name)
+    return Path("/proc/sys") / relative
+
+
+def _write_sysctl(name: str, value: str, path: Path) -> None:
+    try:
+        # Without O_CREAT: what is not there must not be reported as something else.
+        with path.open("r+") as file:
+            file.write(value)
+    except OSError as error:
+        raise Failure(
+            "InvalidArgument", f"cannot set sysctl {name} to {value!r}: {error.strerror}", sysctl=name
+        ) from error

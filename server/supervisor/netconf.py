@@ -1,0 +1,72 @@
+"""Setting up interfaces of the network namespace we are in, by ioctl: see netdevice(7). No netlink is needed for one address."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+SIOCADDRT = 0x890B
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+SIOCSIFADDR = 0x8916
+SIOCSIFNETMASK = 0x891C
+SIOCSIFMTU = 0x8922
+
+IFF_UP = 1
+RTF_UP = 1
+RTF_GATEWAY = 2
+
+_NAME = struct.Struct("16s24x")
+_FLAGS = struct.Struct("16sh22x")
+_INTEGER = struct.Struct("16si20x")
+_ADDRESS = struct.Struct("16s16s8x")
+"""struct ifreq, with the members of its union that are used here."""
+
+_SOCKADDR = struct.Struct("H2x4s8x")
+_ROUTE = struct.Struct("@L16s16s16sHhLBB3hhPLLH")
+"""struct rtentry."""
+
+
+def _sockaddr(address: ipaddress.IPv4Address) -> bytes:
+    return _SOCKADDR.pack(socket.AF_INET, address.packed)
+
+
+def _up(sock: socket.socket, name: bytes) -> None:
+    flags = _FLAGS.unpack(fcntl.ioctl(sock, SIOCGIFFLAGS, _NAME.pack(name)))[1]
+    fcntl.ioctl(sock, SIOCSIFFLAGS, _FLAGS.pack(name, flags | IFF_UP))
+
+
+def loopback_up() -> None:
+    """Bring `lo` up; the kernel gives it its addresses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        _up(sock, b"lo")
+
+
+def configure(interface: Mapping[str, Any]) -> None:
+    """Give the interface `name` its `mtu` and `address` (with prefix length), bring it up, and lead the default route to `gateway`.
+
+    Raises OSError; ValueError for what is no address.
+    """
+    name = interface["name"].encode()
+    address = ipaddress.IPv4Interface(interface["address"])
+    gateway = ipaddress.IPv4Address(interface["gateway"]) if interface.get("gateway") else None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        if interface.get("mtu"):
+            fcntl.ioctl(sock, SIOCSIFMTU, _INTEGER.pack(name, interface["mtu"]))
+        # The address first: it brings a classful mask along, which the mask then replaces.
+        fcntl.ioctl(sock, SIOCSIFADDR, _ADDRESS.pack(name, _sockaddr(address.ip)))
+        fcntl.ioctl(sock, SIOCSIFNETMASK, _ADDRESS.pack(name, _sockaddr(address.netmask)))
+        _up(sock, name)
+        if gateway is not None:
+            _default_route(sock, gateway)
+
+
+def _default_route(sock: socket.socket, gateway: ipaddress.IPv4Address) -> None:
+    anywhere = _sockaddr(ipaddress.IPv4Address(0))
+    flags = RTF_UP | RTF_GATEWAY
+    route = (0, anywhere, _sockaddr(gateway), anywhere, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    fcntl.ioctl(sock, SIOCADDRT, _ROUTE.pack(*route))

@@ -1,0 +1,137 @@
+"""The operations of a supervisor: one session a connection, requests answered in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moorage.server.supervisor import netconf
+from moorage.server.supervisor.attach import Attachment
+from moorage.server.supervisor.connection import Connection
+from moorage.server.supervisor.execs import start_execution
+from moorage.server.supervisor.failures import Failure, describe
+from moorage.server.supervisor.protocol import MESSAGE, VERSION, Frame, ProtocolError
+
+if TYPE_CHECKING:
+    from moorage.server.supervisor.supervisor import Supervisor
+
+Operation = Callable[["Session", dict[str, Any], Sequence[int]], "dict[str, Any] | None"]
+"""Answers a request; with None it has answered itself, or will."""
+
+
+class Session:
+    """A connection that asks. `attach` and `exec` take it over for good."""
+
+    def __init__(self, supervisor: Supervisor, sock: socket.socket) -> None:
+        self.supervisor = supervisor
+        self.connection = Connection(supervisor.loop, sock, self._frame)
+        self._greeted = False
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.kind != MESSAGE:
+            raise ProtocolError("stream data before attach")
+        message = frame.message
+        try:
+            answer = self._answer(message, frame.fds)
+            if answer is not None:
+                self.connection.send({"id": message.get("id"), **answer})
+        except Exception as error:
+            self.connection.send({"id": message.get("id"), "error": describe(error)})
+        finally:
+            for fd in frame.fds:
+                os.close(fd)
+
+    def _answer(self, message: dict[str, Any], fds: Sequence[int]) -> dict[str, Any] | None:
+        name = message.get("op", "")
+        if not self._greeted:
+            self._greet(name, message.get("version"))
+            return None
+        operation = OPERATIONS.get(name)
+        if operation is None:
+            raise Failure("Unimplemented", f"supervisor knows no operation {name!r}")
+        return operation(self, message, fds)
+
+    def _greet(self, name: str, version: object) -> None:
+        if name != "hello" or version != VERSION:
+            self.connection.send({"error": describe(Failure("Unimplemented", f"supervisor speaks version {VERSION}"))})
+            self.connection.end()
+        self._greeted = True
+
+    def stage(self, message: dict[str, Any]) -> Callable[[str], None]:
+        """Tells the caller of a request how far it has come."""
+        return lambda name: self.connection.send({"id": message.get("id"), "stage": name})
+
+
+def status(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    return session.supervisor.describe()
+
+
+def watch(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    session.supervisor.watch(session.connection)
+    return session.supervisor.describe()
+
+
+def network(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    if not session.supervisor.has_network:
+        raise Failure("FailedPrecondition", "pod has no network namespace of its own")
+    for interface in message["interfaces"]:
+        netconf.configure(interface)
+    return {}
+
+
+def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    container = session.supervisor.start(message, session.stage(message))
+    return {"pid": container.pid, "started_ns": container.started_ns}
+
+
+def send_signal(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    number = message["signal"]
+    if number not in signal.valid_signals():
+        raise Failure("InvalidArgument", f"no signal {number}")
+    session.supervisor.container(message["container"]).signal(number)
+    return {}
+
+
+def kill(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    session.supervisor.container(message["container"]).kill()
+    return {}
+
+
+def reopen(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    session.supervisor.container(message["container"]).reopen_log()
+    return {}
+
+
+def attach(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
+    supervisor, connection = session.supervisor, session.connection
+    container = supervisor.containers.get(message["container"])
+    connection.send({"id": message.get("id"), "pid": container.pid if container else 0})
+    supervisor.attach(message["container"], Attachment(connection, message, supervisor.forget_attachment))
+
+
+def execute(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
+    supervisor = session.supervisor
+    container = supervisor.container(message["container"])
+    execution = start_execution(supervisor.loop, container, message, fds, session.connection)
+    supervisor.executions[execution.pid] = execution
+
+
+def remove(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
+    session.supervisor.remove(lambda: session.connection.send({"id": message.get("id")}))
+
+
+OPERATIONS: dict[str, Operation] = {
+    "status": status,
+    "watch": watch,
+    "network": network,
+    "start": start,
+    "signal": send_signal,
+    "kill": kill,
+    "reopen": reopen,
+    "attach": attach,
+    "exec": execute,
+    "remove": remove,
+}

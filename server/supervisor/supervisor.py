@@ -1,0 +1,228 @@
+"""A pod's supervisor: holds the pod's namespaces, is parent and subreaper of its containers, owns their streams, logs and exit codes.
+
+It outlives the daemon and the spawner, in a session of its own with `/` as directory and nothing of theirs open. One thread, one loop.
+It listens on `supervisor.sock` in the pod's directory, and writes there
+
+    <container>.json        {"id", "cgroup", "pid", "started_ns"}: what to clean up if we die
+    <container>.exit.json   how the container ended, as `status` answers it
+    supervisor.log          the traceback, should we fail
+
+It stays when its containers have ended, so that their exit codes can be asked for, until it is told `remove`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import socket
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from moorage.server.libcontainer import cgroups, syscalls
+from moorage.server.libcontainer.cgroups import CgroupManager
+from moorage.server.supervisor import namespaces
+from moorage.server.supervisor.attach import Attachment
+from moorage.server.supervisor.connection import Connection
+from moorage.server.supervisor.container import Container, Surroundings, start_container
+from moorage.server.supervisor.execs import Execution
+from moorage.server.supervisor.failures import Failure, describe
+from moorage.server.supervisor.loop import READ, Loop, watch_children
+from moorage.server.supervisor.protocol import CRASH_LOG, SOCKET_NAME, pack_message, socket_address
+from moorage.server.supervisor.sessions import Session
+from moorage.server.supervisor.title import set_title
+
+PR_SET_CHILD_SUBREAPER = 36
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+LEAST_OOM_SCORE = -999
+BACKLOG = 128
+
+LINGER_SECONDS = 5.0
+LINGER_STEP = 0.01
+
+
+class Supervisor:
+    """The containers of one pod."""
+
+    def __init__(self, pod_id: str, around: Surroundings, has_network: bool) -> None:
+        self.pod_id = pod_id
+        self.loop = around.loop
+        self.has_network = has_network
+        self.containers: dict[str, Container] = {}
+        self.executions: dict[int, Execution] = {}
+        self._around = around
+        self._by_pid: dict[int, Container] = {}
+        self._waiting: dict[str, list[Attachment]] = {}
+        self._watchers: list[Connection] = []
+        self._removed: list[Callable[[], None]] = []
+        self._linger = LINGER_SECONDS
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "pod": self.pod_id,
+            "pid": os.getpid(),
+            "containers": [container.describe() for container in self.containers.values()],
+        }
+
+    def container(self, identity: str) -> Container:
+        """One that runs or has ended. Raises Failure."""
+        container = self.containers.get(identity)
+        if container is None:
+            raise Failure("NotFound", f"no container {identity} was started in pod {self.pod_id}")
+        return container
+
+    def watch(self, connection: Connection) -> None:
+        """Tell the ends of containers there, from now on."""
+        self._watchers.append(connection)
+        connection.on_close = lambda: self._watchers.remove(connection)
+
+    def start(self, spec: Mapping[str, Any], stage: Callable[[str], None]) -> Container:
+        """Start a container, and connect those who attached before. Raises Failure, StartError, OSError."""
+        identity = spec["container"]
+        if self._removed:
+            raise Failure("FailedPrecondition", f"pod {self.pod_id} is being removed")
+        if "/" in identity or identity.startswith("."):
+            raise Failure("InvalidArgument", f"{identity!r} is no container ID")
+        before = self.containers.get(identity)
+        if before is not None and before.status is None:
+            raise Failure("FailedPrecondition", f"container {identity} is running")
+        waiting = self._waiting.pop(identity, [])
+        try:
+            container = start_container(self._around, spec, stage, self._ended)
+        except Exception as error:
+            for attachment in waiting:
+                attachment.fail(error)
+            raise
+        self.containers[identity] = container
+        self._by_pid[container.pid] = container
+        for attachment in waiting:
+            container.attach(attachment)
+        return container
+
+    def attach(self, identity: str, attachment: Attachment) -> None:
+        """Connect to a container, now or when it is started."""
+        container = self.containers.get(identity)
+        if container is not None:
+            container.attach(attachment)
+        else:
+            self._waiting.setdefault(identity, []).append(attachment)
+
+    def forget_attachment(self, attachment: Attachment) -> None:
+        """It has gone, perhaps before its container came."""
+        for waiting in self._waiting.values():
+            if attachment in waiting:
+                waiting.remove(attachment)
+
+    def remove(self, removed: Callable[[], None]) -> None:
+        """Kill everything; when all is gone call `removed` and stop."""
+        self._removed.append(removed)
+        for container in self._running():
+            container.kill()
+        self._stop_when_gone()
+
+    def child_ended(self, pid: int, wait_status: int) -> None:
+        """A child has been reaped: a container's first process, an exec'ed one, or an orphan that we inherited."""
+        container = self._by_pid.pop(pid, None)
+        if container is not None:
+            container.ended(wait_status)
+        execution = self.executions.pop(pid, None)
+        if execution is not None:
+            execution.ended(wait_status)
+
+    def _running(self) -> list[Container]:
+        return [container for container in self.containers.values() if container.status is None]
+
+    def _ended(self, container: Container) -> None:
+        for watcher in tuple(self._watchers):
+            watcher.send({"event": "exit", "container": container.describe()})
+        if self._removed:
+            self._stop_when_gone()
+
+    def _stop_when_gone(self) -> None:
+        if self._running():
+            return
+        attached = [each for container in self.containers.values() for each in container.leaving]
+        if self._linger > 0 and any(attachment.behind for attachment in attached):
+            # They have the end of the output still to read, and it is nowhere but here.
+            self._linger -= LINGER_STEP
+            self.loop.call_later(LINGER_STEP, self._stop_when_gone)
+            return
+        for removed in self._removed:
+            removed()
+        self.loop.stop()
+
+
+def run(spec: Mapping[str, Any], reply: int, directory: int) -> None:
+    """The life of a supervisor's process. `spec` has `id`, `hostname`, `namespaces`, `sysctls`; the pod's directory is open at `directory`;
+    `reply` is told {"pid"} when the supervisor listens, or an error, and is a watch from then on."""
+    sock = socket.socket(fileno=reply)
+    try:
+        loop, supervisor = _set_up(spec, directory)
+    except Exception as error:
+        sock.sendall(pack_message({"error": describe(error)}))
+        return
+    try:
+        watcher = Connection(loop, sock, lambda _frame: None)
+        supervisor.watch(watcher)
+        watcher.send({"pid": os.getpid()})
+        loop.run()
+    except BaseException:
+        _record_crash(directory)
+        raise
+    finally:
+        os.unlink(SOCKET_NAME, dir_fd=directory)
+
+
+def _set_up(spec: Mapping[str, Any], directory: int) -> tuple[Loop, Supervisor]:
+    os.setsid()
+    gc.enable()
+    set_title(f"moorage-supervisor {spec['id'][:12]}")
+    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    oom_score = _lower_oom_score()
+    namespaces.enter(spec["namespaces"], spec["hostname"], spec["sysctls"])
+    loop = Loop()
+    supervisor = Supervisor(
+        spec["id"], Surroundings(loop, cgroup_manager(), directory, oom_score), "net" in spec["namespaces"]
+    )
+    watch_children(loop, supervisor.child_ended)
+    _listen(loop, supervisor, directory)
+    return loop, supervisor
+
+
+def _listen(loop: Loop, supervisor: Supervisor, directory: int) -> None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(SOCKET_NAME, dir_fd=directory)
+    before = os.umask(0o177)
+    listener.bind(socket_address(directory))
+    os.umask(before)
+    listener.listen(BACKLOG)
+    loop.add(listener.fileno(), READ, lambda _events: _accept(supervisor, listener))
+
+
+def _accept(supervisor: Supervisor, listener: socket.socket) -> None:
+    sock, _address = listener.accept()
+    Session(supervisor, sock)
+
+
+@functools.cache
+def cgroup_manager() -> CgroupManager:
+    """Found out once, in the spawner."""
+    return cgroups.detect()
+
+
+def _lower_oom_score() -> int:
+    """Be the last the kernel kills for want of memory, where that is allowed; answers the score our children are to have."""
+    score = int(OOM_SCORE.read_text())
+    with contextlib.suppress(PermissionError):
+        OOM_SCORE.write_text(str(LEAST_OOM_SCORE))
+    return score
+
+
+def _record_crash(directory: int) -> None:
+    fd = os.open(CRASH_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    with open(fd, "w") as file:
+        traceback.print_exc(file=file)
