@@ -83,7 +83,9 @@ class Namespace:
             thread.join()
             server.close()
 
-    def ask(self, address: str, port: int, protocol: str = "tcp", *, source: str = "", patience: float = PATIENCE) -> str:
+    def ask(
+        self, address: str, port: int, protocol: str = "tcp", *, source: str = "", patience: float = PATIENCE
+    ) -> str:
         """What a server answers: the address it sees this namespace with. Empty when no answer comes."""
         return self.run(_ask, address, port, protocol, source, patience)
 
@@ -136,7 +138,9 @@ def _ask(address: str, port: int, protocol: str, source: str, patience: float) -
 class Container:
     """A namespace attached to a network, with what the supervisor does inside it done."""
 
-    def __init__(self, driver: BridgeDriver, network: Network, attachment: Attachment, inside: Namespace, id: str) -> None:
+    def __init__(
+        self, driver: BridgeDriver, network: Network, attachment: Attachment, inside: Namespace, id: str
+    ) -> None:
         self.id = id
         self.driver = driver
         self.network = network
@@ -180,10 +184,10 @@ class Lab:
         self.stack.callback(self.host.run, driver.close)
         return driver
 
-    def network(self, driver: BridgeDriver, name: str = "bridge", *, internal: bool = False, subnet: str = "") -> Network:
-        return self.host.run(
-            driver.create_network, name, subnet=subnet, gateway="", internal=internal, labels={}
-        )
+    def network(
+        self, driver: BridgeDriver, name: str = "bridge", *, internal: bool = False, subnet: str = ""
+    ) -> Network:
+        return self.host.run(driver.create_network, name, subnet=subnet, gateway="", internal=internal, labels={})
 
     def attach(
         self,

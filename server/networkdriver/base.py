@@ -67,3 +67,7 @@ class NetworkDriver(Protocol):
         """At start: make the host match `networks` and the endpoints of the `live` containers; release what is of this instance and of
         neither; answer how many things were released."""
         ...
+
+    def check(self) -> bool:
+        """Whether what the driver keeps on the host had gone (somebody flushed the rules) and has been put back. Cheap; called often."""
+        ...

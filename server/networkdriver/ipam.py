@@ -16,6 +16,8 @@ DEFAULT_POOLS = (IPv4Network("10.210.0.0/16"), IPv4Network("10.211.0.0/16"), IPv
 so that a host with a route to all of 10.0.0.0/8 still has room."""
 DEFAULT_PREFIX = 20
 LONGEST_PREFIX = 29
+UNROUTABLE = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")))
+"""RFC 6890: this network, loopback, link-local, multicast, reserved."""
 
 
 class AddressPool:
@@ -101,7 +103,7 @@ def parse_subnet(subnet: str) -> IPv4Network:
         raise InvalidArgument(f"subnet {subnet} is not valid: only IPv4 subnets are given to networks")
     if parsed.prefixlen > LONGEST_PREFIX or parsed.prefixlen < 8:
         raise InvalidArgument(f"subnet {subnet} is not valid: its prefix must be between 8 and {LONGEST_PREFIX} bits")
-    if parsed.is_loopback or parsed.is_multicast or parsed.is_unspecified or parsed.is_link_local:
+    if any(parsed.overlaps(other) for other in UNROUTABLE):
         raise InvalidArgument(f"subnet {subnet} is not valid: such addresses cannot be routed")
     return parsed
 

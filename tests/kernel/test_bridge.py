@@ -177,7 +177,9 @@ def test_internal_network_reaches_nothing_else(net: Lab, driver: BridgeDriver, n
 
 def test_administrators_drop_holds_for_published_ports(net: Lab, driver: BridgeDriver, network: Network) -> None:
     container = net.attach(driver, network, PortMapping(80, 8080))
-    chain = "chain published { type filter hook forward priority 10; meta l4proto tcp ct original proto-dst 8080 drop; }"
+    chain = (
+        "chain published { type filter hook forward priority 10; meta l4proto tcp ct original proto-dst 8080 drop; }"
+    )
     net.nft(f"table inet admin {{ {chain}; }}")
     with container.inside.serve(80):
         assert net.outside.ask(HOST, 8080, patience=IMPATIENCE) == ""
@@ -237,9 +239,7 @@ def test_port_of_another_container_is_refused_by_name(net: Lab, driver: BridgeDr
     net.attach(driver, network, PortMapping(80, 8080, protocol="udp"))
 
 
-def test_attach_to_a_dead_process_leaves_nothing(
-    net: Lab, driver: BridgeDriver, network: Network, db: GraphDB
-) -> None:
+def test_attach_to_a_dead_process_leaves_nothing(net: Lab, driver: BridgeDriver, network: Network, db: GraphDB) -> None:
     before = net.host.links()
     with pytest.raises(FailedPrecondition, match="no such process"):
         net.host.run(driver.attach, network, "ab" * 32, 2**22 - 1, [PortMapping(80, 8080)], lambda _: None)
