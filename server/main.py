@@ -1,4 +1,4 @@
-"""`mooraged`: the composition root. All wiring is here, in the order of the house: state, rooms, engine, API."""
+"""`mooraged`: the process around the daemon: arguments, directories, the lock, signals, and the order of starting and ending."""
 
 from __future__ import annotations
 
@@ -13,51 +13,21 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from importlib.metadata import version
-from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import start_http_server
 
 from moorage.server import config as configuration
-from moorage.server import doctor, logging_setup
-from moorage.server.api.images import ImageService
-from moorage.server.api.network import NetworkService
-from moorage.server.api.runtime import RuntimeService
-from moorage.server.api.server import ApiServer
-from moorage.server.api.system import SystemService
+from moorage.server import logging_setup
 from moorage.server.config import Config
-from moorage.server.engine import commands, handlers
-from moorage.server.engine.containers import Containers
-from moorage.server.engine.engine import Engine, Lane, Verb
-from moorage.server.engine.events import EventLog
-from moorage.server.engine.images import Images
+from moorage.server.daemon import Daemon, assemble, furnish
+from moorage.server.engine import commands
+from moorage.server.engine.engine import Engine, Lane
 from moorage.server.engine.job import Context
-from moorage.server.engine.lifecycle import Lifecycle
-from moorage.server.engine.listing import Listing
-from moorage.server.engine.logs import Logs
 from moorage.server.engine.metrics import Metrics
-from moorage.server.engine.networks import Networks
-from moorage.server.engine.recovery import Recovery
-from moorage.server.engine.stats import Stats
-from moorage.server.engine.streams import Streams
-from moorage.server.engine.system import Setup, System
 from moorage.server.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MoorageError, Unavailable
-from moorage.server.execdriver.native import NativeDriver
-from moorage.server.execdriver.spawner_client import SpawnerClient
-from moorage.server.graph import drivers as graphdrivers
-from moorage.server.graph.confined import ConfinedRunner
-from moorage.server.graph.content import ContentStore
-from moorage.server.graph.graph import Graph
-from moorage.server.graph.graphdb import GraphDB
-from moorage.server.libcontainer import cgroups
 from moorage.server.model import ExitStatus
-from moorage.server.networkdriver import drivers as networkdrivers
-from moorage.server.networkdriver.bridge import BridgeDriver
-from moorage.server.registry.client import Client
-from moorage.server.registry.pull import Puller
 
 log = logging.getLogger("moorage")
 
@@ -65,105 +35,8 @@ DAEMON = Context("daemon")
 FIREWALL_CHECK_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Daemon:
-    """What `main` drives; everything else hangs off these."""
-
-    engine: Engine
-    api: ApiServer
-    containers: Containers
-    recovery: Recovery
-    exec_driver: NativeDriver
-    bridge: BridgeDriver
-    metrics: Metrics
-
-
-def compose(config: Config, stack: ExitStack) -> Daemon:
-    """Build the house. What must be closed goes on the stack."""
-    root, state, instance = Path(config.root), Path(config.state), config.instance
-    spawner = SpawnerClient()
-    spawner.start()
-    stack.callback(spawner.close)
-    db = GraphDB(root / "graph.db")
-    stack.callback(db.close)
-    metrics = Metrics()
-    engine = Engine(metrics)
-
-    confined = ConfinedRunner(spawner.run_task)
-    driver = graphdrivers.choose(config.graph_driver, root, confined)
-    content = ContentStore(root / "content")
-    graph = Graph(root, db, content, driver)
-    registry = Client(config.registry)
-    stack.callback(registry.close)
-    exec_driver = NativeDriver(state, spawner)
-    bridge = BridgeDriver(db, instance, **_pools(config))
-    stack.callback(bridge.close)
-    network_drivers = networkdrivers.table(db, bridge)
-    manager = cgroups.detect()
-
-    containers = Containers(db)
-    images = Images(engine, graph, Puller(graph, registry), containers)
-    networks = Networks(db, network_drivers, containers)
-    lifecycle = Lifecycle(
-        root=root,
-        instance=instance,
-        engine=engine,
-        containers=containers,
-        graph=graph,
-        images=images.get,
-        networks=networks,
-        exec_driver=exec_driver,
-    )
-    stats = Stats(containers, manager, lifecycle.cgroup_path)
-    stack.callback(stats.close)
-    setup = Setup(
-        config.root,
-        config.state,
-        instance,
-        driver.name,
-        exec_driver.name,
-        config.addresses,
-        lambda: _warnings(config.root),
-    )
-    table = handlers.table(
-        containers=containers,
-        lifecycle=lifecycle,
-        listing=Listing(containers, graph, images.get),
-        streams=Streams(engine, containers, exec_driver),
-        logs=Logs(containers, lifecycle.log_path),
-        stats=stats,
-        events=EventLog(db),
-        images=images,
-        networks=networks,
-        system=System(setup, engine, containers, graph, manager),
-    )
-    api = ApiServer(
-        config,
-        metrics,
-        images=ImageService(engine),
-        runtime=RuntimeService(
-            engine, log_path=lifecycle.log_path, cgroup_path=lifecycle.cgroup_path, graph_driver=driver.name
-        ),
-        network=NetworkService(engine),
-        system=SystemService(engine),
-    )
-    engine.register(
-        [*table, Verb("serveapi", commands.ServeApi, api.serve, Lane.WAIT, lambda command: ",".join(command.listen))]
-    )
-    recovery = Recovery(
-        instance=instance,
-        containers=containers,
-        lifecycle=lifecycle,
-        networks=networks,
-        graph=graph,
-        exec_driver=exec_driver,
-        cgroups=manager,
-    )
-    return Daemon(engine, api, containers, recovery, exec_driver, bridge, metrics)
-
-
-async def run(config: Config, daemon: Daemon) -> None:
-    """Recover, serve until a signal, then let everything end in order; containers run on."""
+async def serve(config: Config, daemon: Daemon) -> None:
+    """Recover, serve until `daemon.api.stop()`, then let everything end in order; containers run on."""
     loop = asyncio.get_running_loop()
     daemon.containers.open(loop)
     reaping: set[asyncio.Task[None]] = set()
@@ -174,20 +47,34 @@ async def run(config: Config, daemon: Daemon) -> None:
         task.add_done_callback(reaping.discard)
 
     async with AsyncExitStack() as stack:
-        await daemon.exec_driver.open(on_exit)
-        stack.push_async_callback(daemon.exec_driver.close)
-        pods = await daemon.exec_driver.recover()
+        await daemon.rooms.exec_driver.open(on_exit)
+        stack.push_async_callback(daemon.rooms.exec_driver.close)
+        pods = await daemon.rooms.exec_driver.recover()
         await asyncio.to_thread(daemon.recovery.run, pods)
         if config.metrics:
             _serve_metrics(config.metrics, daemon.metrics)
         guard = loop.create_task(_guard_firewall(daemon))
         stack.callback(guard.cancel)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, daemon.api.stop)
         try:
             await daemon.engine.run(commands.ServeApi(config.addresses), DAEMON)
         finally:
             await daemon.engine.shutdown(config.shutdown_seconds)
+            await asyncio.to_thread(_leave_host, config, daemon)
+
+
+async def _until_signal(config: Config, daemon: Daemon) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, daemon.api.stop)
+    await serve(config, daemon)
+
+
+def _leave_host(config: Config, daemon: Daemon) -> None:
+    """A daemon without running containers leaves nothing on the host: the next start makes it again."""
+    if any(container.state == "running" for container in daemon.containers.all()):
+        return
+    for driver in daemon.rooms.network_drivers.values():
+        driver.destroy()
+    daemon.rooms.cgroups.cgroup(f"/{config.instance}").remove()
 
 
 async def _reap(engine: Engine, container_id: str, status: ExitStatus) -> None:
@@ -202,34 +89,16 @@ async def _reap(engine: Engine, container_id: str, status: ExitStatus) -> None:
 
 async def _guard_firewall(daemon: Daemon) -> None:
     """Whoever flushes the host's rules takes ours too: put them back."""
+    drivers = list(daemon.rooms.network_drivers.values())
     while True:
         await asyncio.sleep(FIREWALL_CHECK_SECONDS)
         try:
-            restored = await daemon.engine.blocking(Lane.KERNEL, daemon.bridge.check)
+            restored = await daemon.engine.blocking(Lane.KERNEL, lambda: [d.name for d in drivers if d.check()])
         except MoorageError as error:
             log.error("cannot check the firewall", extra={"error": error.message})
             continue
         if restored:
-            log.warning("firewall rules were gone and have been restored")
-
-
-def _pools(config: Config) -> dict[str, Any]:
-    """The pool that the configuration names, or the driver's own choice."""
-    pool = config.network
-    given: dict[str, Any] = {"prefix": pool.subnet_prefix} if pool.subnet_prefix else {}
-    if pool.pool:
-        try:
-            given["pools"] = (IPv4Network(pool.pool),)
-        except ValueError as error:
-            raise InvalidArgument(f"[network] pool {pool.pool!r} is not a subnet: {error}") from error
-    return given
-
-
-def _warnings(root: str) -> tuple[str, ...]:
-    """What the host lacks, and what that costs."""
-    return tuple(
-        f"{finding.name}: {finding.detail}; {finding.cost}" for finding in doctor.examine(root) if finding.state != "ok"
-    )
+            log.warning("network was changed by others and is restored", extra={"drivers": restored})
 
 
 def _serve_metrics(address: str, metrics: Metrics) -> None:
@@ -311,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging_setup.setup(config.log_level, config.log_format)
         _prepare(config)
         with locked(Path(config.root)), ExitStack() as stack:
-            asyncio.run(run(config, compose(config, stack)))
+            asyncio.run(_until_signal(config, assemble(config, furnish(config, stack), stack)))
     except MoorageError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"mooraged: {error.message}\n{hint}")

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class ApiServer:
             system_pb2_grpc.add_SystemServiceServicer_to_server: system,
         }
         self._stop: asyncio.Event | None = None
+        self.on_serving: Callable[[], None] = lambda: _tell_systemd("READY=1")
 
     def stop(self) -> None:
         """End `serve`; on the event loop."""
@@ -93,7 +94,7 @@ class ApiServer:
             await server.start()
             await self._set_health(checks, health_pb2.HealthCheckResponse.SERVING)
             log.info("serving", extra={"listen": bound})
-            _tell_systemd("READY=1")
+            self.on_serving()
             await self._stop.wait()
             _tell_systemd("STOPPING=1")
             await self._set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -68,6 +68,10 @@ class NetworkDriver(Protocol):
         neither; answer how many things were released."""
         ...
 
+    def destroy(self) -> None:
+        """Remove from the host all that the driver keeps there for its networks; the GraphDB stays, and `reconcile` makes it again."""
+        ...
+
     def check(self) -> bool:
         """Whether what the driver keeps on the host had gone (somebody flushed the rules) and has been put back. Cheap; called often."""
         ...

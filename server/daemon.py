@@ -1,0 +1,186 @@
+"""The composition root: all wiring is here, in the order of the house: state, rooms, engine, API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from moorage.server import doctor
+from moorage.server.api.images import ImageService
+from moorage.server.api.network import NetworkService
+from moorage.server.api.runtime import RuntimeService
+from moorage.server.api.server import ApiServer
+from moorage.server.api.system import SystemService
+from moorage.server.config import Config
+from moorage.server.engine import commands, handlers
+from moorage.server.engine.containers import Containers
+from moorage.server.engine.engine import Engine, Lane, Verb
+from moorage.server.engine.events import EventLog
+from moorage.server.engine.images import Images
+from moorage.server.engine.lifecycle import Lifecycle
+from moorage.server.engine.listing import Listing
+from moorage.server.engine.logs import Logs
+from moorage.server.engine.metrics import Metrics
+from moorage.server.engine.networks import Networks
+from moorage.server.engine.recovery import Recovery
+from moorage.server.engine.stats import Stats
+from moorage.server.engine.streams import Streams
+from moorage.server.engine.system import Setup, System
+from moorage.server.errors import InvalidArgument
+from moorage.server.execdriver.base import ExecDriver
+from moorage.server.execdriver.native import NativeDriver
+from moorage.server.execdriver.spawner_client import SpawnerClient
+from moorage.server.graph import drivers as graphdrivers
+from moorage.server.graph.confined import ConfinedRunner
+from moorage.server.graph.content import ContentStore
+from moorage.server.graph.graph import Graph
+from moorage.server.graph.graphdb import GraphDB
+from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer.cgroups import CgroupManager
+from moorage.server.networkdriver import drivers as networkdrivers
+from moorage.server.networkdriver.base import NetworkDriver
+from moorage.server.networkdriver.bridge import BridgeDriver
+from moorage.server.registry.client import Client
+from moorage.server.registry.pull import Puller
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """The drivers and stores under the engine; tests put fakes in their place."""
+
+    db: GraphDB
+    graph: Graph
+    puller: Puller
+    exec_driver: ExecDriver
+    network_drivers: Mapping[str, NetworkDriver]
+    cgroups: CgroupManager
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """What `main` drives; everything else hangs off these."""
+
+    engine: Engine
+    api: ApiServer
+    containers: Containers
+    recovery: Recovery
+    rooms: Rooms
+    metrics: Metrics
+
+
+def furnish(config: Config, stack: ExitStack) -> Rooms:
+    """The real rooms, on this host. What must be closed goes on the stack."""
+    root, instance = Path(config.root), config.instance
+    spawner = SpawnerClient()
+    spawner.start()
+    stack.callback(spawner.close)
+    db = GraphDB(root / "graph.db")
+    stack.callback(db.close)
+    driver = graphdrivers.choose(config.graph_driver, root, ConfinedRunner(spawner.run_task))
+    graph = Graph(root, db, ContentStore(root / "content"), driver)
+    registry = Client(config.registry)
+    stack.callback(registry.close)
+    bridge = BridgeDriver(db, instance, **_pools(config))
+    stack.callback(bridge.close)
+    return Rooms(
+        db=db,
+        graph=graph,
+        puller=Puller(graph, registry),
+        exec_driver=NativeDriver(Path(config.state), spawner),
+        network_drivers=networkdrivers.table(db, bridge),
+        cgroups=cgroups.detect(),
+    )
+
+
+def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
+    """The engine and the API over the rooms."""
+    instance, graph, exec_driver = config.instance, rooms.graph, rooms.exec_driver
+    metrics = Metrics()
+    engine = Engine(metrics)
+    containers = Containers(rooms.db)
+    images = Images(engine, graph, rooms.puller, containers)
+    networks = Networks(rooms.db, rooms.network_drivers, containers)
+    lifecycle = Lifecycle(
+        root=Path(config.root),
+        instance=instance,
+        engine=engine,
+        containers=containers,
+        graph=graph,
+        images=images.get,
+        networks=networks,
+        exec_driver=exec_driver,
+    )
+    stats = Stats(containers, rooms.cgroups, lifecycle.cgroup_path)
+    stack.callback(stats.close)
+    table = handlers.table(
+        containers=containers,
+        lifecycle=lifecycle,
+        listing=Listing(containers, graph, images.get),
+        streams=Streams(engine, containers, exec_driver),
+        logs=Logs(containers, lifecycle.log_path),
+        stats=stats,
+        events=EventLog(rooms.db),
+        images=images,
+        networks=networks,
+        system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups),
+    )
+    api = ApiServer(
+        config,
+        metrics,
+        images=ImageService(engine),
+        runtime=RuntimeService(
+            engine,
+            log_path=lifecycle.log_path,
+            cgroup_path=lifecycle.cgroup_path,
+            graph_driver=graph.driver.name,
+        ),
+        network=NetworkService(engine),
+        system=SystemService(engine),
+    )
+    serve = Verb("serveapi", commands.ServeApi, api.serve, Lane.WAIT, lambda command: ",".join(command.listen))
+    engine.register([*table, serve])
+    recovery = Recovery(
+        instance=instance,
+        containers=containers,
+        lifecycle=lifecycle,
+        networks=networks,
+        graph=graph,
+        exec_driver=exec_driver,
+        cgroups=rooms.cgroups,
+    )
+    return Daemon(engine, api, containers, recovery, rooms, metrics)
+
+
+def _setup(config: Config, rooms: Rooms) -> Setup:
+    return Setup(
+        root=config.root,
+        state=config.state,
+        instance=config.instance,
+        graph_driver=rooms.graph.driver.name,
+        exec_driver=rooms.exec_driver.name,
+        listen=config.addresses,
+        warnings=lambda: _warnings(config.root),
+    )
+
+
+def _pools(config: Config) -> dict[str, Any]:
+    """The pool that the configuration names, or the driver's own choice."""
+    pool = config.network
+    given: dict[str, Any] = {"prefix": pool.subnet_prefix} if pool.subnet_prefix else {}
+    if pool.pool:
+        try:
+            given["pools"] = (IPv4Network(pool.pool),)
+        except ValueError as error:
+            raise InvalidArgument(f"[network] pool {pool.pool!r} is not a subnet: {error}") from error
+    return given
+
+
+def _warnings(root: str) -> tuple[str, ...]:
+    """What the host lacks, and what that costs."""
+    return tuple(
+        f"{finding.name}: {finding.detail}; {finding.cost}" for finding in doctor.examine(root) if finding.state != "ok"
+    )
