@@ -35,6 +35,9 @@ class MemoryWriter:
             raise DataLoss(f"blob {self._digest} has the digest {actual} and {len(data)} of {self._size} bytes")
         self._content.blobs[self._digest] = data
 
+    def abort(self) -> None:
+        self._content.ingests.pop(self._digest, None)
+
 
 class MemoryContent:
     """`ingests` holds what was begun, `blobs` what has a name."""
@@ -42,10 +45,16 @@ class MemoryContent:
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
         self.ingests: dict[str, bytearray] = {}
+        self.writing: set[str] = set()
 
     @contextmanager
-    def writer(self, digest: str, expected_size: int) -> Iterator[MemoryWriter]:
-        yield MemoryWriter(self, digest, expected_size)
+    def writer(self, digest: str, expected_size: int, *, durable: bool = True) -> Iterator[MemoryWriter]:
+        assert digest not in self.writing
+        self.writing.add(digest)
+        try:
+            yield MemoryWriter(self, digest, expected_size)
+        finally:
+            self.writing.remove(digest)
 
     def open(self, digest: str) -> BinaryIO:
         return io.BytesIO(self.blobs[digest])

@@ -200,10 +200,9 @@ class Authorizer:
 
     def _ask(self, challenge: Challenge, auth: RegistryAuth | None, cancel: CancelToken) -> tuple[str, float]:
         realm = challenge.parameters["realm"]
-        subject = Subject(
-            self._host, self._repository, f"get a token from {shown(urlsplit(realm).netloc)[1:-1]} for a pull"
-        )
-        self._check_realm(realm, subject)
+        self._check_realm(realm, Subject(self._host, self._repository, "authenticate for a pull"))
+        action = f"get a token from {shown(urlsplit(realm).netloc)[1:-1]} for a pull"
+        subject = Subject(self._host, self._repository, action)
         method, url, headers, body = self._request(realm, challenge.parameters.get("service", ""), auth)
         with self._transport.send(method, url, headers, subject, cancel, body) as reply:
             answer = reply.body(_MAX_ANSWER)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -129,17 +129,25 @@ class LayerWork:
         blob = plans[0].blob
         with self._shared.flights.alone(blob.digest, self._cancel):
             if not self._content.exists(blob.digest):
-                with self._content.writer(blob.digest, blob.size) as writer:
+                with self._writer(blob) as writer:
                     self._complete(blob, writer)
 
     def _from_network(self, plan: LayerPlan) -> None:
         """Unpack while downloading; but only complete the blob in the store when its beginning is there already."""
-        with self._content.writer(plan.blob.digest, plan.blob.size) as writer:
+        with self._writer(plan.blob) as writer:
             if writer.offset:
                 self._complete(plan.blob, writer)
-            else:
-                with self._repository.open_blob(plan.blob, 0, self._cancel) as reader:
+                return
+            with self._repository.open_blob(plan.blob, 0, self._cancel) as reader:
+                try:
                     self._unpack(plan, _Tee(plan.blob, reader, writer, self._report))
+                except (DataLoss, ResourceExhausted):
+                    writer.abort()  # the beginning of what can never be unpacked is no good to a later pull
+                    raise
+
+    def _writer(self, blob: Descriptor) -> AbstractContextManager[BlobWriter]:
+        """A blob that goes once it is unpacked need not survive a power loss."""
+        return self._content.writer(blob.digest, blob.size, durable=self._shared.config.keep_blobs)
 
     def _complete(self, blob: Descriptor, writer: BlobWriter) -> None:
         with self._repository.open_blob(blob, writer.offset, self._cancel) as reader:

@@ -49,12 +49,13 @@ class TryAgain(Exception):
 
 def shown(text: str, limit: int = 200) -> str:
     """Foreign text, quoted, in ASCII and short enough for a message."""
-    return ascii(text if len(text) <= limit else text[: limit - 3] + "...")
+    quoted = ascii(text[:limit])
+    return quoted if len(text) <= limit and len(quoted) <= limit else f"{quoted[:limit]}...{quoted[-1]}"
 
 
 def excerpt(body: bytes) -> str:
     """The beginning of a body, quoted."""
-    return shown(body[:400].decode("utf-8", "replace")) if body else "nothing"
+    return shown(body[:200].decode("utf-8", "replace")) if body else "nothing"
 
 
 def from_status(
@@ -125,6 +126,9 @@ def _cause(error: Exception) -> tuple[str, str, bool]:
         return f"TLS fails: {(root.reason or str(root)).lower().replace('_', ' ')}", hint, False
     if isinstance(root, socket.gaierror):
         return f"its name does not resolve: {(root.strerror or '').lower()}", "check the name and the host's DNS", False
+    if isinstance(root, urllib3.exceptions.IncompleteRead):
+        hint = "what came is kept, and the next pull goes on from there"
+        return f"the connection ended after {root.partial} bytes, with {root.expected} to come", hint, True
     if isinstance(root, TimeoutError | urllib3.exceptions.TimeoutError):
         return "no answer in time", "check the network between this host and the registry", True
     if isinstance(root, OSError) and root.strerror:

@@ -48,8 +48,8 @@ class Puller:
         LayerWork(self._shared, repository, report, plans, cancel).run()
         cancel.check()
         for document in resolved.documents:
-            self._keep(document.digest, document.raw)
-        self._keep(resolved.manifest.config.digest, config)
+            self._keep(document.digest, document.raw, cancel)
+        self._keep(resolved.manifest.config.digest, config, cancel)
         image = self._graph.register(
             config=config,
             manifest_digest=resolved.manifest.digest,
@@ -59,13 +59,14 @@ class Puller:
         report("", PullStage.DONE)
         return image
 
-    def _keep(self, digest: str, data: bytes) -> None:
+    def _keep(self, digest: str, data: bytes, cancel: CancelToken) -> None:
         """Put a small document into the content store."""
         content = self._graph.content
-        if not content.exists(digest):
-            with content.writer(digest, len(data)) as writer:
-                writer.write(data[writer.offset :])
-                writer.commit()
+        with self._shared.flights.alone(digest, cancel):
+            if not content.exists(digest):
+                with content.writer(digest, len(data)) as writer:
+                    writer.write(data[writer.offset :])
+                    writer.commit()
 
     def _spent(self, digest: str) -> None:
         """A layer's blob is unpacked everywhere it was wanted."""

@@ -114,8 +114,8 @@ def _without_challenge(answer: Answer, url: str, base: str, subject: Subject) ->
 
 
 def _redirected(url: str, location: str, subject: Subject) -> str:
-    target = urljoin(url, location)
     try:
+        target = urljoin(url, location)
         parts = urlsplit(target)
         usable = bool(location and parts.hostname) and parts.scheme in ("http", "https") and "@" not in parts.netloc
     except ValueError:

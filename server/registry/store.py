@@ -25,11 +25,17 @@ class BlobWriter(Protocol):
         """Check size and digest, and give the blob its name; raise DataLoss, and drop what was written, when they are wrong."""
         ...
 
+    def abort(self) -> object:
+        """Drop what was written."""
+        ...
+
 
 class ContentStore(Protocol):
     """Blobs by digest."""
 
-    def writer(self, digest: str, expected_size: int) -> AbstractContextManager[BlobWriter]: ...
+    def writer(self, digest: str, expected_size: int, *, durable: bool = True) -> AbstractContextManager[BlobWriter]:
+        """Begin or go on. One at a time for a digest; `durable=False` for what may be lost with the machine's power."""
+        ...
 
     def open(self, digest: str) -> BinaryIO: ...
 

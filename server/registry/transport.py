@@ -95,10 +95,10 @@ class Answer:
         value = self.headers.get("Content-Length", "")
         return int(value) if len(value) < 19 and value.isascii() and value.isdigit() else None
 
-    def chunk(self) -> bytes:
-        """The next bytes of the body as they come, at most CHUNK; empty at its end. Raises what `problems` makes of a break."""
+    def chunk(self, limit: int = CHUNK) -> bytes:
+        """The next bytes of the body as they come, at most `limit`; empty at its end. Raises what `problems` makes of a break."""
         try:
-            return self._response.read1(CHUNK, decode_content=False)
+            return self._response.read1(limit, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             self._cancel.check()
             raise from_exception(self._subject, error) from error
