@@ -228,7 +228,7 @@ def test_signals_are_passed_on(daemon: FakeDaemon, number: signal.Signals) -> No
     assert (out, client.returncode) == (number.name.encode(), 9)
 
 
-def test_a_signal_overtakes_stdin_that_nobody_reads(daemon: FakeDaemon) -> None:
+def test_a_signal_arrives_though_stdin_is_stuck(daemon: FakeDaemon) -> None:
     stuck = threading.Event()
 
     def read_nothing_for_a_while(requests: Iterator[Any]) -> Iterator[dict[str, Any]]:
@@ -244,7 +244,6 @@ def test_a_signal_overtakes_stdin_that_nobody_reads(daemon: FakeDaemon) -> None:
         client.send_signal(signal.SIGTERM)
         stuck.set()
         assert client.stdout.read() == b"SIGTERM"
-        client.stdin = None
     assert client.returncode == 0
 
 
@@ -262,16 +261,15 @@ def test_the_third_ctrl_c_gives_up(daemon: FakeDaemon) -> None:
 
     def deaf(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         context.add_callback(hung_up.set)
+        assert next(requests).open.start
         yield runtime_pb2.AttachResponse(started=runtime_pb2.Started(pid=7))
+        yield runtime_pb2.AttachResponse(stdout=b"ready\n")
         for request in requests:
             yield runtime_pb2.AttachResponse(stdout=request.signal.encode() + b"\n")
 
     daemon.script["Attach"] = deaf
-    daemon.script["StartContainer"] = runtime_pb2.StartContainerResponse()
     with spawn(daemon, "run", "busybox") as client:
-        assert client.stdout
-        client.send_signal(signal.SIGUSR1) if wait_for(daemon, "Attach") else None
-        assert client.stdout.readline() == b"SIGUSR1\n"
+        assert client.stdout and client.stdout.readline() == b"ready\n"
         for _ in range(2):
             client.send_signal(signal.SIGINT)
             assert client.stdout.readline() == b"SIGINT\n"
@@ -279,3 +277,184 @@ def test_the_third_ctrl_c_gives_up(daemon: FakeDaemon) -> None:
         client.communicate(timeout=60)
     assert client.returncode == 130
     assert hung_up.wait(60)
+
+
+@pytest.fixture
+def running(daemon: FakeDaemon) -> FakeDaemon:
+    """A daemon with a container that runs and takes stdin."""
+    daemon.script["GetContainer"] = runtime_pb2.Container(
+        id=ID,
+        name="box",
+        state=runtime_pb2.CONTAINER_STATE_RUNNING,
+        config=runtime_pb2.ContainerConfig(stdin_open=True),
+    )
+    return daemon
+
+
+def test_attach_connects_without_starting(running: FakeDaemon, capfd: pytest.CaptureFixture[str]) -> None:
+    running.script["Attach"] = process(says({"stdout": b"hello"}), exit_code=4)
+    assert run(running, "attach", "--no-stdin", "box") == 4
+    assert capfd.readouterr().out == "hello"
+    opening = running.requests("Attach")[0].open
+    assert (opening.id, opening.start, opening.stdin) == (ID, False, False)
+
+
+def test_attach_wants_a_container_that_runs(daemon: FakeDaemon, capfd: pytest.CaptureFixture[str]) -> None:
+    daemon.script["GetContainer"] = runtime_pb2.Container(name="box", state=runtime_pb2.CONTAINER_STATE_EXITED)
+    assert run(daemon, "attach", "box") == 1
+    assert capfd.readouterr().err == "moorage: container box is not running\nhint: moorage start -a box\n"
+
+
+def test_start_attached_starts_through_attach(running: FakeDaemon) -> None:
+    running.script["Attach"] = process(exit_code=6)
+    assert run(running, "start", "-a", "box") == 6
+    opening = running.requests("Attach")[0].open
+    assert (opening.start, opening.stdin) == (True, False)
+    assert not running.requests("StartContainer")
+
+
+def test_exec_asks_for_what_was_said(daemon: FakeDaemon, capfd: pytest.CaptureFixture[str]) -> None:
+    daemon.script["Exec"] = process(says({"stdout": b"o"}, {"stderr": b"e"}), exit_code=5)
+    options = ("-e", "A=1", "-w", "/tmp", "-u", "nobody", "--privileged")
+    assert run(daemon, "exec", *options, "box", "ls", "-l", "-e") == 5
+    assert capfd.readouterr() == ("o", "e")
+    assert daemon.requests("Exec")[0].open == runtime_pb2.ExecRequest.Open(
+        id="box", command=["ls", "-l", "-e"], env=["A=1"], working_dir="/tmp", user="nobody", privileged=True
+    )
+
+
+def test_exec_detached_does_not_wait(daemon: FakeDaemon) -> None:
+    def start(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        assert next(requests).open.detach
+        yield runtime_pb2.ExecResponse(started=runtime_pb2.Started(pid=3))
+
+    daemon.script["Exec"] = start
+    assert run(daemon, "exec", "-d", "box", "sleep", "1000") == 0
+    assert daemon.requests("Exec")[0].open.detach
+
+
+@pytest.mark.parametrize(("metadata", "code"), [({"exit_code": "127"}, 127), ({}, 125)])
+def test_exec_that_cannot_run(daemon: FakeDaemon, metadata: dict[str, str], code: int) -> None:
+    daemon.script["Exec"] = Refusal("FAILED_PRECONDITION", "cannot run /nope", **metadata)
+    assert run(daemon, "exec", "box", "/nope") == code
+
+
+def test_a_terminal_wants_a_terminal(daemon: FakeDaemon) -> None:
+    for arguments in (("run", "-it", "busybox"), ("exec", "-it", "box", "sh")):
+        with spawn(daemon, *arguments) as client:
+            _, err = client.communicate(timeout=60)
+        assert client.returncode == 125
+        assert b"moorage: stdin is not a terminal" in err
+    assert not daemon.asked
+
+
+def test_create_reads_every_option(
+    daemon: FakeDaemon, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FROM_HERE", "yes")
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    env_file = tmp_path / "env"
+    env_file.write_text("# comment\n\nA=1\nFROM_HERE\n")
+    profile = tmp_path / "seccomp.json"
+    profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    arguments = f"""-i -t --rm --name box -e B=2 -e NOT_HERE --env-file {env_file} -w /w -u 1:2 -v /src:/dst:ro,rslave
+        --tmpfs /t:size=1m -p 127.0.0.1:8080-8081:80-81 -p 53/udp -m 1g --memory-swap -1 --cpus 1.5 --cpu-shares 512
+        --cpuset-cpus 0-1 --pids-limit 99 --ulimit nofile=10:20 --network quay -h host --dns 10.0.0.1 --dns-search lan
+        --dns-option ndots:2 --add-host db:10.0.0.2 --read-only --cap-add NET_ADMIN --cap-drop ALL --privileged
+        --security-opt no-new-privileges=false --security-opt seccomp={profile} --entrypoint /bin/sh --init -l a=b -l c
+        --stop-signal QUIT --stop-timeout 3 --log-max-size 10m --log-max-files 2 busybox -c exit""".split()
+    assert run(daemon, "create", *arguments) == 0
+    assert capfd.readouterr().out == ID + "\n"
+    assert daemon.requests("CreateContainer")[0] == runtime_pb2.CreateContainerRequest(
+        name="box",
+        config=runtime_pb2.ContainerConfig(
+            image="busybox",
+            entrypoint=["/bin/sh"],
+            command=["-c", "exit"],
+            env=["A=1", "FROM_HERE=yes", "B=2"],
+            working_dir="/w",
+            user="1:2",
+            hostname="host",
+            tty=True,
+            stdin_open=True,
+            stdin_once=True,
+            labels={"a": "b", "c": ""},
+            stop_signal="QUIT",
+            stop_timeout_seconds=3,
+            mounts=[
+                runtime_pb2.Mount(
+                    kind=runtime_pb2.Mount.KIND_BIND,
+                    source="/src",
+                    target="/dst",
+                    read_only=True,
+                    propagation="rslave",
+                ),
+                runtime_pb2.Mount(kind=runtime_pb2.Mount.KIND_TMPFS, target="/t", size_bytes=1 << 20),
+            ],
+            resources=runtime_pb2.Resources(
+                memory_limit_bytes=1 << 30,
+                memory_swap_limit_bytes=-1,
+                cpu_nanos=1_500_000_000,
+                cpu_shares=512,
+                cpuset_cpus="0-1",
+                pids_limit=99,
+                rlimits=[runtime_pb2.Rlimit(name="nofile", soft=10, hard=20)],
+            ),
+            security=runtime_pb2.Security(
+                cap_add=["NET_ADMIN"],
+                cap_drop=["ALL"],
+                privileged=True,
+                allow_new_privileges=True,
+                seccomp_profile='{"defaultAction": "SCMP_ACT_ALLOW"}',
+            ),
+            network=runtime_pb2.NetworkAttachment(
+                network="quay",
+                ports=[
+                    published("127.0.0.1", 8080, 80),
+                    published("127.0.0.1", 8081, 81),
+                    published("", 0, 53, runtime_pb2.PROTOCOL_UDP),
+                ],
+                dns_servers=["10.0.0.1"],
+                dns_searches=["lan"],
+                dns_options=["ndots:2"],
+                extra_hosts=["db:10.0.0.2"],
+            ),
+            init=True,
+            auto_remove=True,
+            log=runtime_pb2.LogConfig(max_size_bytes=10 << 20, max_files=2),
+            read_only=True,
+        ),
+    )
+
+
+def published(
+    host_ip: str, host: int, container: int, protocol: runtime_pb2.Protocol = runtime_pb2.PROTOCOL_TCP
+) -> runtime_pb2.PortMapping:
+    return runtime_pb2.PortMapping(host_ip=host_ip, host_port=host, container_port=container, protocol=protocol)
+
+
+def test_an_empty_entrypoint_clears_the_images(daemon: FakeDaemon, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(daemon, "create", "--entrypoint", "", "busybox", "ls", "-l") == 0
+    config = daemon.requests("CreateContainer")[0].config
+    assert (list(config.entrypoint), list(config.command)) == (["ls"], ["-l"])
+    assert run(daemon, "create", "--entrypoint", "", "busybox") == 2
+    assert "needs a command" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-p", "0:80"],
+        ["-v", "relative:/x"],
+        ["-m", "lots"],
+        ["--cpus", "0"],
+        ["--ulimit", "files=3"],
+        ["--security-opt", "magic"],
+        ["-e", "=1"],
+        ["--pull", "sometimes"],
+        ["--no-such-option"],
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(daemon: FakeDaemon, options: list[str]) -> None:
+    assert run(daemon, "run", *options, "busybox") == 2
+    assert not daemon.asked
