@@ -61,3 +61,6 @@ class PassiveDriver:
     def check(self) -> bool:
         """Nothing is kept on the host."""
         return False
+
+    def destroy(self) -> None:
+        """Nothing is kept on the host."""
