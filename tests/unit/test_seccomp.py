@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +20,13 @@ EPERM, ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 SOCKET, CLONE, MOUNT, PERSONALITY, REBOOT, UNSHARE, CLONE3 = 41, 56, 165, 135, 169, 272, 435
 READ, CLOCK_SETTIME, KEYCTL, BPF, IO_URING_SETUP = 0, 227, 250, 321, 425
 CLONE_VM, CLONE_FS, CLONE_NEWNS, CLONE_NEWUSER, SIGCHLD = 0x100, 0x200, 0x20000, 0x10000000, 17
+
+JUMPS: dict[int, Callable[[int, int], bool]] = {
+    0x15: lambda a, k: a == k,
+    0x25: lambda a, k: a > k,
+    0x35: lambda a, k: a >= k,
+    0x45: lambda a, k: bool(a & k),
+}
 
 
 def run(program: bytes, number: int, *args: int, arch: int = X86_64) -> int:
@@ -42,14 +50,6 @@ def run(program: bytes, number: int, *args: int, arch: int = X86_64) -> int:
             return int(k)
         else:
             raise AssertionError(f"instruction {code:#x} at {position - 1}")
-
-
-JUMPS = {
-    0x15: lambda a, k: a == k,
-    0x25: lambda a, k: a > k,
-    0x35: lambda a, k: a >= k,
-    0x45: lambda a, k: bool(a & k),
-}
 
 
 @pytest.fixture(scope="module")
