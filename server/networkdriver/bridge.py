@@ -158,6 +158,8 @@ class BridgeDriver:
         """Ports and address are free on return; the link goes within a moment, see `settle`."""
         if endpoint is not None:
             self._withdraw(_forwardings(endpoint))
+        else:
+            self._withdraw(self._firewall.leading_to(self._leases.addresses(network.id, container_id)))
         self._leases.release(network.id, container_id)
         self._reaper.add(endpoint.host_interface if endpoint else link_name(container_id))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from moorage.server.errors import Internal
 from moorage.server.networkdriver import rules
@@ -71,6 +71,11 @@ class Firewall:
             if gone:
                 self._change(rules.delete_text(self._table, gone))
             return gone
+
+    def leading_to(self, addresses: Collection[str]) -> list[Forwarding]:
+        """The published ports of the containers with these addresses."""
+        with self._lock:
+            return [port for port in self._ports.values() if port.address in addresses]
 
     def check(self) -> bool:
         """Restore the table if somebody changed or flushed it; answer whether that was so.

@@ -87,6 +87,11 @@ class Leases:
             pool = self._pools.get(network_id)
             return len(pool) if pool else 0
 
+    def addresses(self, network_id: str, container_id: str) -> list[str]:
+        """The addresses that a container holds in a network."""
+        held = map(_parse_address, self._store.names(ADDRESS, container_id))
+        return [str(address) for held_in, address in held if held_in == network_id]
+
     def take(self, network: Network, container_id: str, ports: Iterable[PortMapping]) -> Lease:
         """Lease an address and ports, all or nothing. Raises ResourceExhausted, AlreadyExists, InvalidArgument."""
         with ExitStack() as undo:
@@ -105,7 +110,7 @@ class Leases:
 
     def release(self, network_id: str, container_id: str) -> None:
         """Give back all a container holds in a network, and its ports; nothing held is fine."""
-        addresses = [name for name in self._store.names(ADDRESS, container_id) if name.startswith(f"{network_id}/")]
+        addresses = [f"{network_id}/{address}" for address in self.addresses(network_id, container_id)]
         ports = self._store.names(PORT, container_id)
         if not addresses and not ports:
             return

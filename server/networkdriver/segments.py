@@ -124,14 +124,25 @@ class Segments:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which is gone again afterwards."""
     try:
-        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = _lock(path)
     except OSError as error:
-        raise Internal(f"cannot open {path}: {error.strerror}", stage="lease", path=path, errno=error.errno) from error
+        raise Internal(f"cannot lock {path}: {error.strerror}", stage="lease", path=path, errno=error.errno) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        # Who held it before has deleted the file: others lock a new one by now.
+        if os.fstat(fd).st_nlink:
+            return fd
         os.close(fd)
 
 

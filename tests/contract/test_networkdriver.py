@@ -105,9 +105,9 @@ def test_detach_twice_and_of_nobody(subject: Subject) -> None:
 
 
 def test_detach_without_endpoint_releases_all(subject: Subject) -> None:
-    subject.attach(ID, subject.pid)
+    subject.attach(ID, subject.pid, PortMapping(80))
     subject.on_host(subject.driver.detach, subject.network, ID, None)
-    assert subject.db.edges("address") == {}
+    assert subject.db.edges("address") == subject.db.edges("port") == {}
 
 
 def test_reconcile_keeps_the_living_and_does_nothing_twice(subject: Subject) -> None:
@@ -122,6 +122,19 @@ def test_reconcile_releases_the_dead(subject: Subject) -> None:
     subject.attach(ID, subject.pid, PortMapping(80))
     subject.on_host(subject.driver.reconcile, [subject.network], {})
     assert subject.db.edges("address") == subject.db.edges("port") == {}
+
+
+def test_check_finds_all_in_place(subject: Subject) -> None:
+    subject.attach(ID, subject.pid, PortMapping(80))
+    assert subject.driver.check() is False
+
+
+def test_network_is_made_again_after_destroy(subject: Subject) -> None:
+    subject.on_host(subject.driver.destroy)
+    subject.on_host(subject.driver.destroy)
+    assert subject.on_host(subject.driver.reconcile, [subject.network], {}) == 0
+    endpoint = subject.attach(ID, subject.pid, PortMapping(80)).endpoint
+    assert endpoint.network_id == subject.network.id and subject.driver.check() is False
 
 
 def test_driver_is_chosen_by_network(subject: Subject) -> None:
