@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from moorage.server.errors import DataLoss, FailedPrecondition, Internal, ResourceExhausted
+from moorage.server.graph.syncing import sync_directory
 from moorage.server.model import Event
 
 APPLICATION_ID = 0x4D6F6F72
@@ -197,12 +198,3 @@ def _event_row(event: Event) -> tuple[int, int, str, str, str, str, bytes]:
 def _event(row: tuple[int, int, str, str, str, str, bytes]) -> Event:
     sequence, time_ns, kind, action, id, name, attributes = row
     return Event(sequence, time_ns, kind, action, id, name, msgspec.json.decode(attributes, type=dict[str, str]))
-
-
-def sync_directory(path: Path) -> None:
-    """fsync a directory: the names in it survive a power loss from here on."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

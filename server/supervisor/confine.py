@@ -7,10 +7,7 @@ the tree's files.
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from moorage.server.libcontainer import capabilities
 from moorage.server.libcontainer.syscalls import (
@@ -20,7 +17,6 @@ from moorage.server.libcontainer.syscalls import (
     RESOLVE_NO_SYMLINKS,
     openat2,
 )
-from moorage.server.supervisor.taskerror import TaskError
 
 FILE_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
 """What is needed to make files of any owner, mode and kind."""
@@ -48,19 +44,3 @@ def open_directory(root: int, path: bytes) -> int:
 def open_plain_directory(root: int, path: bytes) -> int:
     """Open a directory below `root`, following no symbolic link at all."""
     return openat2(root, os.fsdecode(path) or ".", _DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turn every failure into a TaskError here: describing an unforeseen one looks at source files, which are the tree's in there."""
-    try:
-        yield
-    except TaskError:
-        raise
-    except OSError as error:
-        kind = "ResourceExhausted" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Internal"
-        path = os.fsdecode(error.filename or b"")
-        message = f"{path}: {os.strerror(error.errno or 0).lower()}" if path else os.strerror(error.errno or 0).lower()
-        raise TaskError(kind, message, errno=error.errno or 0, path=path) from None
-    except Exception as error:
-        raise TaskError("Internal", f"{type(error).__name__}: {error}") from None

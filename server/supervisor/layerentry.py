@@ -7,8 +7,8 @@ import os
 import stat
 
 from moorage.server.supervisor import tarstream
+from moorage.server.supervisor.failures import Failure
 from moorage.server.supervisor.tarstream import Entry, printable
-from moorage.server.supervisor.taskerror import TaskError
 
 MAX_NAME = 4095
 MAX_ID = (1 << 32) - 2
@@ -34,16 +34,16 @@ ARCHIVES_FAULT = (
 )
 
 
-def refused(entry: Entry, reason: str) -> TaskError:
-    return TaskError("InvalidArgument", f"cannot unpack {entry.describe()}: {reason}", path=printable(entry.name))
+def refused(entry: Entry, reason: str) -> Failure:
+    return Failure("InvalidArgument", f"cannot unpack {entry.describe()}: {reason}", path=printable(entry.name))
 
 
-def failed(entry: Entry, error: OSError) -> TaskError:
+def failed(entry: Entry, error: OSError) -> Failure:
     """A system call failed over an entry: whose fault it is depends on how."""
     number = error.errno or 0
     kind = "ResourceExhausted" if number in FULL else "InvalidArgument" if number in ARCHIVES_FAULT else "Internal"
     message = f"cannot unpack {entry.describe()}: {os.strerror(number).lower()}"
-    return TaskError(kind, message, errno=number, path=printable(entry.name))
+    return Failure(kind, message, errno=number, path=printable(entry.name))
 
 
 def split(name: bytes, entry: Entry) -> list[bytes]:

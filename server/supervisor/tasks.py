@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from moorage.server.supervisor import trees
+from moorage.server.supervisor.unpack import unpack
+
 
 def echo(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Answer the arguments, and how many descriptors came: shows that the way to a task and back works."""
@@ -25,4 +28,12 @@ def sleep(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 Task = Callable[[dict[str, Any], list[int]], dict[str, Any]]
 
-TASKS: dict[str, Task] = {"echo": echo, "sleep": sleep}
+TASKS: dict[str, Task] = {
+    "echo": echo,
+    "sleep": sleep,
+    "unpack": unpack,
+    "copy_tree": trees.copy_tree,
+    "remove_tree": trees.remove_tree,
+    "measure_tree": trees.measure_tree,
+    "inherit": trees.inherit,
+}

@@ -16,7 +16,6 @@ from moorage.server.supervisor.confine import (
     XATTR_CAPABILITIES,
     enter,
     open_plain_directory,
-    told,
 )
 
 BATCH = 10_000
@@ -28,27 +27,33 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def remove_tree(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Delete all that is in the directory fds[0]; it stays itself, empty."""
     (root,) = fds
-    with told():
-        enter(root, FILE_CAPABILITIES)
-        empty_directory(root)
+    enter(root, FILE_CAPABILITIES)
+    empty_directory(root)
     return {}
 
 
 def copy_tree(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Copy all that is in the directory fds[0], and its own attributes, to the empty directory fds[1]."""
     source, target = fds
-    with told():
-        enter(target, XATTR_CAPABILITIES)
-        TreeCopy(source, target).run()
+    enter(target, XATTR_CAPABILITIES)
+    TreeCopy(source, target).run()
     return {}
+
+
+def inherit(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Give the directories `paths` below fds[1] the attributes they have below fds[0]. Answers those that are `missing` there; where
+    something else has the name, they stay as they are."""
+    source, target = fds
+    enter(target, XATTR_CAPABILITIES)
+    missing = [path for path in args["paths"] if not inherit_attributes(source, target, os.fsencode(path))]
+    return {"missing": missing}
 
 
 def measure_tree(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Answer the `bytes` on disk of all that is in the directory fds[0]. It may change meanwhile, and what has gone is not counted."""
     (root,) = fds
-    with told():
-        enter(root, FILE_CAPABILITIES)
-        return {"bytes": measure(root)}
+    enter(root, FILE_CAPABILITIES)
+    return {"bytes": measure(root)}
 
 
 def empty_directory(root: int) -> None:
@@ -150,6 +155,36 @@ def _status(name: str, fd: int) -> os.stat_result | None:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def inherit_attributes(source: int, target: int, path: bytes) -> bool:
+    """Whether the question is settled: False when there is nothing of this name below `source`."""
+    try:
+        reader = open_plain_directory(source, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return error.errno != errno.ENOENT
+    try:
+        writer = open_plain_directory(target, path)
+        try:
+            copy_attributes(reader, writer)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+    return True
+
+
+def copy_attributes(reader: int, writer: int) -> None:
+    """Owner, mode, extended attributes (but overlay's own, which are about content) and times."""
+    status = os.fstat(reader)
+    os.fchown(writer, status.st_uid, status.st_gid)
+    os.fchmod(writer, stat.S_IMODE(status.st_mode))
+    for key in os.listxattr(reader):
+        if not key.startswith("trusted.overlay."):
+            os.setxattr(writer, key, os.getxattr(reader, key))
+    os.utime(writer, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 class TreeCopy:

@@ -16,7 +16,8 @@ import stat
 from typing import Any
 
 from moorage.server.supervisor import tarstream
-from moorage.server.supervisor.confine import FILE_CAPABILITIES, XATTR_CAPABILITIES, enter, open_directory, told
+from moorage.server.supervisor.confine import FILE_CAPABILITIES, XATTR_CAPABILITIES, enter, open_directory
+from moorage.server.supervisor.failures import Failure
 from moorage.server.supervisor.layerentry import (
     OPAQUE_XATTR,
     failed,
@@ -30,7 +31,6 @@ from moorage.server.supervisor.layerentry import (
     write,
 )
 from moorage.server.supervisor.tarstream import Entry, TarError, TarStream, printable
-from moorage.server.supervisor.taskerror import TaskError
 from moorage.server.supervisor.trees import DIRECTORY_FLAGS, remove_entry
 
 WHITEOUT = b".wh."
@@ -39,6 +39,8 @@ OPAQUE = b".wh..wh..opq"
 
 MAX_ENTRIES = 1_000_000
 MAX_BYTES = 256 << 30
+MAX_IMPLICIT = 4 << 20
+"""Bytes that the names of directories without an entry may have: the answer must fit a message."""
 MAX_OPEN = 64
 """Directories kept open, as entries of one directory come together."""
 
@@ -50,19 +52,18 @@ def unpack(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
     `whiteouts` is "overlay" or "apply"; `devices` false refuses device nodes; `max_entries` and `max_bytes` are caps. Answers the `bytes`
     of file content, the number of `entries`, and for "overlay" the `implicit` directories: those that something lies in but that have
-    no entry, "" for the root. Raises TaskError InvalidArgument (hostile or damaged archive, naming entry and offset), ResourceExhausted
+    no entry, "" for the root. Raises Failure InvalidArgument (hostile or damaged archive, naming entry and offset), ResourceExhausted
     (a cap or the disk), Internal.
     """
     root, tar = fds
-    with told():
-        overlay = args["whiteouts"] == "overlay"
-        stream = os.fdopen(tar, "rb", tarstream.CHUNK)
-        enter(root, XATTR_CAPABILITIES if overlay else FILE_CAPABILITIES)
-        unpacker = Unpacker(root, TarStream(stream), args)
-        try:
-            unpacker.run()
-        except TarError as error:
-            raise TaskError("InvalidArgument", f"cannot unpack layer: {error}") from None
+    overlay = args["whiteouts"] == "overlay"
+    stream = os.fdopen(tar, "rb", tarstream.CHUNK)
+    enter(root, XATTR_CAPABILITIES if overlay else FILE_CAPABILITIES)
+    unpacker = Unpacker(root, TarStream(stream), args)
+    try:
+        unpacker.run()
+    except TarError as error:
+        raise Failure("InvalidArgument", f"cannot unpack layer: {error}") from None
     implicit = [os.fsdecode(path) for path in sorted(unpacker.implicit)]
     return {"bytes": unpacker.bytes, "entries": unpacker.entries, "implicit": implicit}
 
@@ -99,6 +100,7 @@ class Unpacker:
         self.entries = 0
         self._overlay = args["whiteouts"] == "overlay"
         self.implicit = {b""} if self._overlay else set()
+        self._implicit_bytes = 0
         self._devices = args.get("devices", True)
         self._max_entries = args.get("max_entries", MAX_ENTRIES)
         self._max_bytes = args.get("max_bytes", MAX_BYTES)
@@ -113,7 +115,7 @@ class Unpacker:
         for entry in self._stream:
             self.entries += 1
             if self.entries > self._max_entries:
-                raise TaskError("ResourceExhausted", f"cannot unpack layer: more than {self._max_entries} entries")
+                raise Failure("ResourceExhausted", f"cannot unpack layer: more than {self._max_entries} entries")
             try:
                 self._entry(entry)
             except OSError as error:
@@ -158,7 +160,7 @@ class Unpacker:
         self.bytes += entry.size
         if self.bytes > self._max_bytes or entry.real_size > self._max_bytes:
             message = f"cannot unpack {entry.describe()}: layer is larger than {self._max_bytes} bytes"
-            raise TaskError("ResourceExhausted", message)
+            raise Failure("ResourceExhausted", message)
         mode = entry.mode & 0o777
         try:
             fd = os.open(name, _FILE_FLAGS, mode, dir_fd=directory)
@@ -331,6 +333,9 @@ class Unpacker:
         self._ensure_directory(directory, name)
         if self._overlay:
             self.implicit.add(path)
+            self._implicit_bytes += len(path)
+            if self._implicit_bytes > MAX_IMPLICIT:
+                raise Failure("ResourceExhausted", "cannot unpack layer: too many directories have no entry of their own")
 
     def _set_directory_times(self) -> None:
         # At the end, as the times of a directory change while it is filled.

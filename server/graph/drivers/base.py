@@ -15,6 +15,7 @@ Every driver passes `tests/contract/test_graphdriver.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
@@ -33,11 +34,24 @@ class RootfsMount:
     options: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """What came of a layer: the bytes of file content, and (whiteouts "overlay") the directories that something lies in but that have no
+    entry of their own, "" for the root: their attributes are those of the layer below."""
+
+    size: int
+    implicit: tuple[str, ...] = ()
+
+
 class Confined(Protocol):
     """Work on untrusted trees, done in a child process that is chrooted into the directory it works on."""
 
-    def unpack(self, directory: str, tar: BinaryIO, whiteouts: Whiteouts, cancel: CancelToken) -> int:
-        """Unpack an uncompressed tar stream into `directory`; answer the bytes of file content written."""
+    def unpack(self, directory: str, tar: BinaryIO, whiteouts: Whiteouts, cancel: CancelToken) -> Unpacked:
+        """Unpack an uncompressed tar stream into `directory`, reading the stream to its end."""
+        ...
+
+    def inherit(self, directory: str, lower: str, paths: Sequence[str]) -> tuple[str, ...]:
+        """Give the directories `paths` below `directory` the attributes they have below `lower`; answer those that `lower` lacks."""
         ...
 
     def copy_tree(self, source: str, target: str, cancel: CancelToken) -> None:
@@ -46,6 +60,10 @@ class Confined(Protocol):
 
     def remove_tree(self, directory: str) -> None:
         """Delete `directory` and all below it; missing is fine."""
+        ...
+
+    def measure_tree(self, directory: str) -> int:
+        """Bytes on disk of all that is below `directory`, which may change meanwhile."""
         ...
 
 
@@ -90,4 +108,8 @@ class GraphDriver(Protocol):
 
     def collect(self) -> int:
         """Delete what an interrupted operation left half done; answer how many things that were."""
+        ...
+
+    def close(self) -> None:
+        """Wait until what was removed is off the disk."""
         ...

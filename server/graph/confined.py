@@ -1,0 +1,95 @@
+"""The daemon's side of the tasks that touch untrusted trees: opens the directories, feeds the tar stream, hands back the result."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import RawIOBase
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import Internal
+from moorage.server.graph.drivers.base import Unpacked, Whiteouts
+
+RunTask = Callable[[str, dict[str, Any], Sequence[int], CancelToken | None], dict[str, Any]]
+"""Runs a function of the supervisor's task table in a child: name, arguments, descriptors (the caller's to close), cancel."""
+
+PIPE_SIZE = 1 << 20
+CHUNK = 1 << 18
+
+
+class ConfinedRunner:
+    """`Confined` by way of the spawner. Errors are those the tasks raise; see `supervisor/unpack.py` and `trees.py`."""
+
+    def __init__(self, run_task: RunTask, **limits: int) -> None:
+        """`limits`: `max_entries` and `max_bytes` of a layer, where they differ from the task's own."""
+        self._run_task = run_task
+        self._limits = limits
+
+    def unpack(self, directory: str, tar: BinaryIO, whiteouts: Whiteouts, cancel: CancelToken) -> Unpacked:
+        """The task runs in a thread of its own, while this one feeds it: an error of `tar` is raised as it is."""
+        args = {"whiteouts": whiteouts, **self._limits}
+        with opened(directory) as root, ThreadPoolExecutor(1, "moorage-unpack") as pool:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            task = pool.submit(self._consume, args, root, reader, cancel)
+            with open(writer, "wb", buffering=0) as pipe:
+                fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                fed = feed(tar, pipe, cancel)
+            result = task.result()
+        if not fed:
+            raise Internal(f"unpacking into {directory} ended before the layer did")
+        return Unpacked(int(result["bytes"]), tuple(result["implicit"]))
+
+    def _consume(self, args: dict[str, Any], root: int, reader: int, cancel: CancelToken) -> dict[str, Any]:
+        try:
+            return self._run_task("unpack", args, [root, reader], cancel)
+        finally:
+            # With the last reader gone, who feeds a task that has ended is not left waiting.
+            os.close(reader)
+
+    def inherit(self, directory: str, lower: str, paths: Sequence[str]) -> tuple[str, ...]:
+        with opened(directory) as target, opened(lower) as source:
+            return tuple(self._run_task("inherit", {"paths": list(paths)}, [source, target], None)["missing"])
+
+    def copy_tree(self, source: str, target: str, cancel: CancelToken) -> None:
+        with opened(source) as source_fd, opened(target) as target_fd:
+            self._run_task("copy_tree", {}, [source_fd, target_fd], cancel)
+
+    def remove_tree(self, directory: str) -> None:
+        try:
+            with opened(directory) as fd:
+                self._run_task("remove_tree", {}, [fd], None)
+            Path(directory).rmdir()
+        except FileNotFoundError:
+            return
+
+    def measure_tree(self, directory: str) -> int:
+        with opened(directory) as fd:
+            return int(self._run_task("measure_tree", {}, [fd], None)["bytes"])
+
+
+def feed(tar: BinaryIO, pipe: RawIOBase, cancel: CancelToken) -> bool:
+    """Copy a stream into a pipe until the stream ends; False when the other side has gone before."""
+    while data := tar.read(CHUNK):
+        cancel.check()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[pipe.write(view) :]
+        except BrokenPipeError:
+            return False
+    return True
+
+
+@contextmanager
+def opened(directory: str) -> Iterator[int]:
+    """A directory's descriptor."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,182 @@
+"""The overlay driver: layers are directories that the kernel's overlay file system stacks, so that containers share them unchanged.
+
+    ROOT/overlay/layers/<hex>/{diff/, layer.json}      ROOT/overlay/containers/<id>/{upper/, work/, parent}
+
+A layer holds its whiteouts in the kernel's own form, and needs nothing of its parent to be unpacked. What it does need of its parents is
+made up for when a container first uses it: directories that a layer has things in, but no entry for, get the attributes they have below.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
+from moorage.server.graph.drivers.base import Confined, RootfsMount
+from moorage.server.graph.drivers.storage import Storage
+
+OPAQUE_XATTR = "trusted.overlay.opaque"
+
+FEATURES = ("index=off", "metacopy=off", "redirect_dir=off")
+"""Set whatever the kernel's defaults: the upper directory must stay a plain record of what changed."""
+
+
+class LayerRecord(msgspec.Struct, frozen=True):
+    """layer.json. `implicit`: directories whose attributes are still to be taken from the layers below, "" for the root."""
+
+    parent: str
+    size: int
+    implicit: tuple[str, ...] = ()
+
+
+class OverlayDriver:
+    """See the module's text and `base.GraphDriver`."""
+
+    name = "overlay"
+    independent_layers = True
+
+    def __init__(self, root: Path, confined: Confined) -> None:
+        if set(str(root)) & set(":,\\"):
+            raise InvalidArgument(
+                f"overlay cannot work in {root}: its path has a colon, comma or backslash in it", path=root
+            )
+        self._storage = Storage(root / "overlay", confined)
+        self._confined = confined
+        self._empty = self._storage.root / "empty"
+        self._empty.mkdir(mode=0o755, exist_ok=True)
+        self._records: dict[str, LayerRecord] = {}
+        self._settling = threading.Lock()
+
+    def apply(self, chain_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> int:
+        final = self._storage.layer(chain_id)
+        if final.is_dir():
+            return self._record(chain_id).size
+        if parent:
+            self._storage.layer(parent)
+        with self._storage.staged(final, durable=True) as path:
+            diff = path / "diff"
+            diff.mkdir(mode=0o755)
+            # Below the base there is nothing to hide.
+            unpacked = self._confined.unpack(str(diff), tar, "overlay" if parent else "apply", cancel)
+            record = LayerRecord(parent, unpacked.size, unpacked.implicit if parent else ())
+            (path / "layer.json").write_bytes(msgspec.json.encode(record))
+        return record.size
+
+    def remove_layer(self, chain_id: str) -> None:
+        self._storage.discard(self._storage.layer(chain_id))
+        self._records.pop(chain_id, None)
+
+    def layers(self) -> set[str]:
+        return {f"sha256:{name}" for name in os.listdir(self._storage.layers)}
+
+    def create(self, container_id: str, parent: str) -> None:
+        final = self._storage.container(container_id)
+        if final.exists():
+            raise AlreadyExists(f"container {container_id} has a writable layer already", path=final)
+        chain = self._chain(parent)
+        self._settle(chain)
+        with self._storage.staged(final) as path:
+            upper = path / "upper"
+            upper.mkdir()
+            (path / "work").mkdir(mode=0o700)
+            (path / "parent").write_text(parent)
+            # The root directory of an overlay has the attributes of its upper one.
+            self._confined_attributes(self._diff(chain[0]) if chain else self._empty, upper)
+
+    def _confined_attributes(self, source: Path, target: Path) -> None:
+        status = source.stat()
+        os.chown(target, status.st_uid, status.st_gid)
+        target.chmod(status.st_mode & 0o7777)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
+        path = self._container(container_id)
+        lower = [str(self._diff(chain_id)) for chain_id in self._visible((path / "parent").read_text())]
+        options = (
+            f"lowerdir={':'.join(lower or [str(self._empty)])}",
+            f"upperdir={path / 'upper'}",
+            f"workdir={path / 'work'}",
+            *FEATURES,
+        )
+        return (RootfsMount("overlay", "overlay", options),)
+
+    def remove(self, container_id: str) -> None:
+        self._storage.discard(self._storage.container(container_id))
+
+    def containers(self) -> set[str]:
+        return set(os.listdir(self._storage.containers))
+
+    def size(self, container_id: str) -> int:
+        return self._confined.measure_tree(str(self._container(container_id) / "upper"))
+
+    def collect(self) -> int:
+        return self._storage.collect()
+
+    def close(self) -> None:
+        self._storage.close()
+
+    def _container(self, container_id: str) -> Path:
+        path = self._storage.container(container_id)
+        if not path.is_dir():
+            raise NotFound(f"container {container_id} has no writable layer", path=path)
+        return path
+
+    def _diff(self, chain_id: str) -> Path:
+        return self._storage.layer(chain_id) / "diff"
+
+    def _record(self, chain_id: str) -> LayerRecord:
+        record = self._records.get(chain_id)
+        if record is None:
+            path = self._storage.layer(chain_id) / "layer.json"
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=LayerRecord)
+            except FileNotFoundError:
+                raise NotFound(f"layer {chain_id} is not here", path=path) from None
+            except msgspec.DecodeError as error:
+                raise DataLoss(f"cannot read {path}: {error}", path=path) from error
+            self._records[chain_id] = record
+        return record
+
+    def _chain(self, top: str) -> list[str]:
+        """The layers from the top down."""
+        chain = []
+        while top:
+            chain.append(top)
+            top = self._record(top).parent
+        return chain
+
+    def _visible(self, top: str) -> list[str]:
+        """The layers from the top down to the first whose root hides all below: the kernel does not look for that mark on a root."""
+        chain = self._chain(top)
+        for depth, chain_id in enumerate(chain):
+            if OPAQUE_XATTR in os.listxattr(self._diff(chain_id)):
+                return chain[: depth + 1]
+        return chain
+
+    def _settle(self, chain: list[str]) -> None:
+        """Give implicit directories their attributes, from the base up, once for each layer."""
+        if not any(self._record(chain_id).implicit for chain_id in chain):
+            return
+        with self._settling:
+            for depth in range(len(chain) - 1, -1, -1):
+                self._settle_layer(chain[depth], chain[depth + 1 :])
+
+    def _settle_layer(self, chain_id: str, below: list[str]) -> None:
+        record = self._record(chain_id)
+        missing = record.implicit
+        for lower in below:
+            if not missing:
+                break
+            missing = self._confined.inherit(str(self._diff(chain_id)), str(self._diff(lower)), missing)
+        if record.implicit:
+            settled = msgspec.structs.replace(record, implicit=())
+            path = self._storage.layer(chain_id) / "layer.json"
+            draft = path.with_suffix(".new")
+            draft.write_bytes(msgspec.json.encode(settled))
+            draft.rename(path)
+            self._records[chain_id] = settled

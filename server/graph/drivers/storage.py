@@ -1,0 +1,136 @@
+"""What the drivers share: a directory of trees, in which a tree appears whole or not at all, and goes at once.
+
+    ROOT/layers/<hex of the chain ID>/   committed layers        ROOT/staging/<n>/   made here, renamed when whole
+    ROOT/containers/<id>/                writable layers         ROOT/trash/<n>/     renamed to here, deleted in the background
+
+All is 0700: what images hold (set-user-ID programs, devices) is for nobody on the host.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
+from moorage.server.graph.content import check_digest
+from moorage.server.graph.drivers.base import Confined
+from moorage.server.graph.syncing import sync_directory
+
+CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+class Storage:
+    """One driver's directory. Thread-safe for different IDs."""
+
+    def __init__(self, root: Path, confined: Confined) -> None:
+        self.root = root
+        self.layers = root / "layers"
+        self.containers = root / "containers"
+        self._staging = root / "staging"
+        self._numbers = count()
+        for directory in (root, self.layers, self.containers, self._staging):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        self._trash = Trash(root / "trash", confined)
+
+    def layer(self, chain_id: str) -> Path:
+        """Where a layer is. Raises InvalidArgument for a malformed chain ID."""
+        return self.layers / check_digest(chain_id)
+
+    def container(self, container_id: str) -> Path:
+        """Where a container's writable layer is. Raises InvalidArgument for an ID that is not one plain name."""
+        if not CONTAINER_ID.fullmatch(container_id):
+            raise InvalidArgument(f"container ID {container_id[:100]!r} is malformed")
+        return self.containers / container_id
+
+    @contextmanager
+    def staged(self, final: Path, *, durable: bool = False) -> Iterator[Path]:
+        """A new directory to fill, which becomes `final` when the block ends, and goes when it fails."""
+        path = self._staging / f"{os.getpid()}-{next(self._numbers)}"
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+            if final.exists():
+                raise FailedPrecondition(f"cannot make {final}: it exists already", path=final)
+            path.rename(final)
+        except BaseException:
+            self.discard(path)
+            raise
+        if durable:
+            sync_directory(final.parent)
+
+    def discard(self, path: Path) -> None:
+        """Have a tree gone; missing is fine."""
+        self._trash.discard(path)
+
+    def collect(self) -> int:
+        """Delete what is staged and what was not yet deleted; answer how many trees. For a start, when nothing is under way."""
+        left = list(self._staging.iterdir())
+        for path in left:
+            self.discard(path)
+        return len(left) + self._trash.collect()
+
+    def close(self) -> None:
+        """Wait until what was discarded is deleted."""
+        self._trash.drain()
+
+
+class Trash:
+    """Deletes trees in one background thread, several in one go when they come fast. What a crash leaves, `collect` finds."""
+
+    def __init__(self, directory: Path, confined: Confined) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._directory = directory
+        self._confined = confined
+        self._lock = threading.Lock()
+        self._numbers = count()
+        self._batch: Path | None = None
+        self._thread = ThreadPoolExecutor(1, "moorage-trash")
+        self._last: Future[None] | None = None
+
+    def discard(self, path: Path) -> None:
+        with self._lock:
+            batch = self._batch or self._directory / f"{os.getpid()}-{next(self._numbers)}"
+            batch.mkdir(mode=0o700, exist_ok=True)
+            try:
+                path.rename(batch / str(next(self._numbers)))
+            except FileNotFoundError:
+                batch.rmdir() if self._batch is None else None
+                return
+            if self._batch is None:
+                self._batch = batch
+                self._last = self._thread.submit(self._delete_batch)
+
+    def _delete_batch(self) -> None:
+        with self._lock:
+            batch, self._batch = self._batch, None
+        if batch is not None:
+            self._delete(batch)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            self._confined.remove_tree(str(path))
+        except (MoorageError, OSError) as error:
+            log.warning("cannot delete %s: %s", path, error)
+
+    def collect(self) -> int:
+        with self._lock:
+            left = [path for path in self._directory.iterdir() if path != self._batch]
+        for path in left:
+            self._delete(path)
+        return len(left)
+
+    def drain(self) -> None:
+        with self._lock:
+            last = self._last
+        if last is not None:
+            last.result()

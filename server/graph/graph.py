@@ -1,0 +1,291 @@
+"""The image store: images with their names, the layers they are made of, and the root file systems that containers get from them.
+
+    edges: tag     docker.io/library/busybox:latest           -> image
+           digest  docker.io/library/busybox@sha256:…         -> image
+           image layer  <image ID>/<index>      image         -> layer
+           layer parent <chain ID>              layer         -> layer
+           image content <image ID>/<digest>    image         -> blob of the content store
+
+Names are canonical strings, given by the caller. What no name and no container leads to is garbage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.graph import imageconfig, layers, syncing
+from moorage.server.graph.content import ContentStore, check_digest, days_ago_ns
+from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
+from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
+from moorage.server.graph.layers import Layers
+from moorage.server.model import Image, Layer
+
+KIND = "image"
+TAG = "tag"
+DIGEST = "digest"
+CONTENT = "image content"
+
+KEEP_DAYS = 7.0
+"""How long what an interrupted pull left is kept for the next one."""
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(r"(sha256:)?[0-9a-f]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What `Graph.remove` did: names taken away, IDs of images deleted, bytes freed."""
+
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `Graph.collect` found that nothing reached: layers, root file systems, blobs and half-done things, and the bytes of blobs and
+    layers freed."""
+
+    layers: int
+    rootfs: int
+    blobs: int
+    unfinished: int
+    reclaimed: int
+
+
+class Graph:
+    """Thread-safe. Work on one container's root file system is serialised by the caller."""
+
+    def __init__(self, root: Path, db: GraphDB, content: ContentStore, driver: GraphDriver) -> None:
+        self.content = content
+        self.driver = driver
+        self._root = root
+        self._db = db
+        self._layers = Layers(db, driver)
+        self._lock = threading.Lock()
+        self._leases = 0
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """While a pull runs: layers and blobs that no image reaches yet, or any more, stay. Unreached ones go with the next removal."""
+        with self._lock:
+            self._leases += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leases -= 1
+
+    def has_layer(self, chain_id: str) -> bool:
+        return self._layers.get(chain_id) is not None
+
+    def apply_layer(self, chain_id: str, diff_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> Layer:
+        """Unpack an uncompressed tar as the layer `chain_id`, on top of the layer `parent` (empty at the base).
+
+        A second caller for the same chain ID waits for the first, and then gets its layer without reading its own `tar`. Raises DataLoss
+        when the tar's digest is not `diff_id`, InvalidArgument for a hostile or damaged one; nothing is committed then.
+        """
+        return self._layers.apply(chain_id, diff_id, parent, tar, cancel)
+
+    def register(
+        self, *, config: bytes, manifest_digest: str, tags: Sequence[str] = (), digests: Sequence[str] = ()
+    ) -> Image:
+        """Make an image of layers that are all applied, and give it its names; a tag held by another image moves.
+
+        The layers are on the disk before the image has a name. Raises InvalidArgument for a malformed config, FailedPrecondition
+        when a layer is missing.
+        """
+        check_digest(manifest_digest)
+        parsed = imageconfig.parse(config)
+        image_id = f"sha256:{hashlib.sha256(config).hexdigest()}"
+        syncing.sync_file_system(self._root)
+        with self._db.transaction(durable=True) as tx:
+            if tx.get(KIND, image_id, Image) is None:
+                stack = self._layers.stack(tx, parsed.diff_ids)
+                tx.put(KIND, image_id, Image(image_id, parsed.created_ns, parsed.platform, parsed.config, stack))
+                for index, layer in enumerate(stack):
+                    tx.link(layers.USED_BY, f"{image_id}/{index}", layer.chain_id, source=image_id)
+            for digest in (image_id, manifest_digest):
+                if tx.lookup(CONTENT, f"{image_id}/{digest}") is None:
+                    tx.link(CONTENT, f"{image_id}/{digest}", digest, source=image_id)
+            for digest in digests:
+                _move(tx, DIGEST, digest, image_id)
+            for tag in tags:
+                if _move(tx, TAG, tag, image_id):
+                    tx.event("image", "tag", image_id, tag)
+            tx.event("image", "pull", image_id, tags[0] if tags else digests[0] if digests else image_id)
+        return self._by_id(image_id)
+
+    def is_id(self, text: str) -> bool:
+        """Whether `text` means an image by ID: a whole one, or the beginning of one that is not also the short form of a tag."""
+        if not _ID.fullmatch(text):
+            return False
+        digits = text.removeprefix("sha256:")
+        if text != digits or len(digits) == 64:
+            return True
+        named = any(tag.endswith(f"/{text}:latest") for tag in self._db.edges(TAG))
+        return not named and bool(self._db.find(KIND, f"sha256:{digits}"))
+
+    def get(self, name: str) -> Image:
+        """An image by canonical tag or digest reference, ID, or unique beginning of an ID.
+
+        Raises NotFound, and InvalidArgument listing the candidates when several IDs begin so.
+        """
+        return self._by_id(self._resolve(name))
+
+    def list(self) -> tuple[Image, ...]:
+        """Every image, with its names."""
+        return tuple(self._named(image) for image in self._db.all(KIND, Image))
+
+    def _resolve(self, name: str) -> str:
+        found = self._db.lookup(TAG, name) or self._db.lookup(DIGEST, name)
+        if found is None and _ID.fullmatch(name):
+            candidates = self._db.find(KIND, f"sha256:{name.removeprefix('sha256:')}")
+            if len(candidates) > 1:
+                listed = ", ".join(short_id(id) for id in candidates[:10])
+                raise InvalidArgument(f"image ID {name} is ambiguous: {listed}", reason="AMBIGUOUS")
+            found = candidates[0] if candidates else None
+        if found is None:
+            raise NotFound(f"image {name} is not here", reason="IMAGE_NOT_FOUND", image=name)
+        return found
+
+    def _by_id(self, image_id: str) -> Image:
+        image = self._db.get(KIND, image_id, Image)
+        if image is None:
+            raise NotFound(f"image {image_id} is not here", reason="IMAGE_NOT_FOUND", image=image_id)
+        return self._named(image)
+
+    def _named(self, image: Image) -> Image:
+        return replace(
+            image, tags=tuple(self._db.names(TAG, image.id)), digests=tuple(self._db.names(DIGEST, image.id))
+        )
+
+    def remove(self, name: str, in_use: Callable[[str], Sequence[str]]) -> Removed:
+        """Take a name away, and with the last tag the image; by ID, take all names and the image.
+
+        `in_use` answers the containers made from an image ID. Raises NotFound; FailedPrecondition, with nothing changed, when the image
+        would go and a container holds it.
+        """
+        image = self.get(name)
+        untagged = self._names_to_go(image, name)
+        last = set(untagged) >= set(image.tags)
+        if last:
+            untagged = [*image.tags, *image.digests]
+            self._refuse_in_use(image, in_use)
+        blobs = [blob for edge, blob in self._db.edges(CONTENT).items() if edge.startswith(f"{image.id}/")]
+        with self._db.transaction(durable=True) as tx:
+            if (*tx.names(TAG, image.id), *tx.names(DIGEST, image.id)) != (*image.tags, *image.digests):
+                raise FailedPrecondition(f"the names of image {short_id(image.id)} have just changed", hint="try again")
+            for each in untagged:
+                tx.unlink(TAG if each in image.tags else DIGEST, each)
+                tx.event("image", "untag", image.id, each)
+            if last:
+                tx.delete(KIND, image.id)
+                tx.event("image", "delete", image.id, name)
+        if not last:
+            return Removed(tuple(untagged), (), 0)
+        return Removed(tuple(untagged), (image.id,), self._sweep(image, blobs))
+
+    def _names_to_go(self, image: Image, name: str) -> Sequence[str]:
+        """With a tag go the digests of its repository, if it has no other tag there."""
+        if name in image.digests:
+            return [name]
+        if name not in image.tags:
+            return [*image.tags, *image.digests]
+        repository = name.rpartition(":")[0]
+        if any(tag != name and tag.rpartition(":")[0] == repository for tag in image.tags):
+            return [name]
+        return [name, *(digest for digest in image.digests if digest.partition("@")[0] == repository)]
+
+    def _refuse_in_use(self, image: Image, in_use: Callable[[str], Sequence[str]]) -> None:
+        holders = list(in_use(image.id))
+        if holders:
+            raise FailedPrecondition(
+                f"cannot remove image {short_id(image.id)}: container {', '.join(holders[:5])} is made from it",
+                reason="IMAGE_IN_USE",
+                hint="remove the container first",
+                image=image.id,
+            )
+
+    def _sweep(self, image: Image, blobs: Iterable[str]) -> int:
+        """Delete what only a deleted image reached, unless a pull may be about to use it."""
+        with self._lock:
+            if self._leases:
+                return 0
+            size, _ = self._layers.remove(reversed(image.layers))
+            reached = set(self._db.edges(CONTENT).values())
+            return size + sum(self.content.delete(blob) for blob in blobs if blob not in reached)
+
+    def collect(self, containers: set[str]) -> Collected:
+        """Delete what nothing reaches. For a start, before any pull or container: `containers` are the IDs there should be.
+
+        What an interrupted pull downloaded stays for a week. An image with a layer that is not on the disk any more goes too, so
+        that it can be pulled again.
+        """
+        unfinished = self.driver.collect()
+        self._drop_broken()
+        loose = self.driver.containers() - containers
+        for container_id in loose:
+            self.driver.remove(container_id)
+        size, removed = self._layers.remove(self._layers.unreached())
+        unknown = self._layers.remove_unknown()
+        before = days_ago_ns(KEEP_DAYS)
+        blobs = self.content.digests() - set(self._db.edges(CONTENT).values())
+        old = [blob for blob in blobs if self.content.modified_ns(blob) < before]
+        size += sum(self.content.delete(blob) for blob in old) + self.content.drop_ingests(before)
+        return Collected(len(removed) + unknown, len(loose), len(old), unfinished, size)
+
+    def _drop_broken(self) -> None:
+        present = self.driver.layers()
+        for image in self.list():
+            lost = [layer.chain_id for layer in image.layers if layer.chain_id not in present]
+            if not lost:
+                continue
+            log.error("image %s is lost: its layer %s is not on the disk", image.id, lost[0])
+            with self._db.transaction(durable=True) as tx:
+                for edge, names in ((TAG, image.tags), (DIGEST, image.digests)):
+                    for name in names:
+                        tx.unlink(edge, name)
+                tx.delete(KIND, image.id)
+                tx.event("image", "lost", image.id, image.tags[0] if image.tags else image.id, layer=lost[0])
+
+    def create_rootfs(self, container_id: str, image_id: str) -> None:
+        """Make a container's writable layer on top of an image."""
+        image = self._by_id(image_id)
+        self.driver.create(container_id, image.layers[-1].chain_id if image.layers else "")
+
+    def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
+        """The mounts that make a container's root file system."""
+        return self.driver.rootfs(container_id)
+
+    def remove_rootfs(self, container_id: str) -> None:
+        """Delete a container's writable layer; missing is fine."""
+        self.driver.remove(container_id)
+
+    def rootfs_size(self, container_id: str) -> int:
+        """Bytes in a container's writable layer."""
+        return self.driver.size(container_id)
+
+    def close(self) -> None:
+        """Wait until what was removed is off the disk."""
+        self.driver.close()
+
+
+def _move(tx: Transaction, edge: str, name: str, image_id: str) -> bool:
+    """Have a name lead to an image; answer whether it did not before."""
+    if tx.lookup(edge, name) == image_id:
+        return False
+    tx.unlink(edge, name)
+    tx.link(edge, name, image_id)
+    return True
