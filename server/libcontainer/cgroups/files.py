@@ -109,9 +109,14 @@ def _sigkill(processes: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def remove(directory: str) -> None:
-    """rmdir(2) the cgroup and all below it; while processes are still leaving (EBUSY), try again for a bounded time."""
+def remove(*directories: str) -> None:
+    """rmdir(2) cgroups and all below them; while processes are still leaving (EBUSY), try again for a bounded time."""
     deadline = time.monotonic() + REMOVE_SECONDS
+    for directory in directories:
+        _remove(directory, deadline)
+
+
+def _remove(directory: str, deadline: float) -> None:
     pause = 0.0005
     while True:
         try:
@@ -124,7 +129,7 @@ def remove(directory: str) -> None:
         else:
             return
         for name in below(directory):
-            remove(f"{directory}/{name}")
+            _remove(f"{directory}/{name}", deadline)
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
 

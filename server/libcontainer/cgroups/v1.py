@@ -234,8 +234,7 @@ class V1Cgroup:
         return files.keyed("oom_kills", "oom_kill")(content)["oom_kills"]
 
     def remove(self) -> None:
-        for hierarchy in self._hierarchies:
-            files.remove(f"{hierarchy.root}{self.path}")
+        files.remove(*(f"{hierarchy.root}{self.path}" for hierarchy in self._hierarchies))
 
     def stats(self) -> CgroupStats:
         sampler = self.sampler()
