@@ -8,7 +8,6 @@ when its thread is.
 from __future__ import annotations
 
 import ctypes
-import os
 import secrets
 import socket
 import subprocess
@@ -214,7 +213,3 @@ def lab(directory: Path) -> Iterator[Lab]:
     made = Lab(directory)
     with made.stack:
         yield made
-
-
-def may_unshare() -> bool:
-    return os.geteuid() == 0

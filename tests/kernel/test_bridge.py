@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from moorage.server.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from moorage.server.graph.graphdb import GraphDB
-from moorage.server.model import Network, PortMapping
+from moorage.server.model import Endpoint, Network, PortMapping
 from moorage.server.networkdriver import counters
 from moorage.server.networkdriver.bridge import BridgeDriver
 from tests.netlab import HOST, IMPATIENCE, OUTSIDE, PATIENCE, Lab, lab
@@ -340,6 +341,31 @@ def test_daemons_that_create_at_once_choose_different_subnets(net: Lab) -> None:
 
     assert len(set(net.host.run(threads_of_the_host))) == 4
     assert not (net.directory / "subnets.lock").exists()
+
+
+def test_many_at_once(net: Lab, driver: BridgeDriver, network: Network, db: GraphDB) -> None:
+    before, listing = net.host.links(), net.nft("list", "ruleset")
+    insides = {secrets.token_hex(32): net.namespace() for _ in range(24)}
+
+    def attach(id: str) -> Endpoint:
+        ports = [PortMapping(80), PortMapping(81, protocol="udp")]
+        return driver.attach(network, id, insides[id].pid, ports, lambda _: None).endpoint
+
+    def detach(id: str, endpoint: Endpoint) -> None:
+        driver.detach(network, id, endpoint)
+
+    def cycle() -> list[Endpoint]:
+        with ThreadPoolExecutor(8) as pool:
+            endpoints = list(pool.map(attach, insides))
+            list(pool.map(detach, insides, endpoints))
+        return endpoints
+
+    endpoints = net.host.run(cycle)
+    assert len({endpoint.address for endpoint in endpoints}) == len(insides)
+    assert len({(p.protocol, p.host_port) for endpoint in endpoints for p in endpoint.ports}) == 2 * len(insides)
+    assert db.edges("address") == db.edges("port") == {}
+    assert driver.check() is False and net.nft("list", "ruleset") == listing
+    assert driver.settle(10) and net.host.links() == before
 
 
 def test_restart_finds_live_containers_and_clears_the_rest(net: Lab, db: GraphDB) -> None:
