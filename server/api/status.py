@@ -50,14 +50,14 @@ def typed(error: BaseException) -> MoorageError:
     return Internal(f"internal error: {type(error).__name__}: {error}", hint="see the daemon's log")
 
 
-def trailing(error: MoorageError) -> aio.Metadata:
+def trailing(error: MoorageError) -> tuple[tuple[str, bytes], ...]:
     """`grpc-status-details-bin` for an error."""
     metadata = error.metadata | ({"hint": error.hint} if error.hint else {})
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain="moorage", metadata=metadata)
     detail = any_pb2.Any()
     detail.Pack(info)
     status = status_pb2.Status(code=_code(error).value[0], message=error.message, details=[detail])
-    return aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 def _code(error: MoorageError) -> grpc.StatusCode:
