@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -30,14 +28,20 @@ class StartError(Exception):
         self.exit_code = exit_code
 
 
-@contextmanager
-def doing(action: str, path: str = "", exit_code: int = SETUP_FAILED) -> Iterator[None]:
-    """Turn an OSError of the block into a StartError that says what could not be done, and to which path."""
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or 0
-        what = f"{action} {path}" if path else action
-        raise StartError(
-            f"cannot {what}: {os.strerror(number).lower()}", errno=number, path=path, exit_code=exit_code
-        ) from error
+class doing:
+    """Turns an OSError of its block into a StartError that says what could not be done, and to which path."""
+
+    __slots__ = ("_action", "_exit_code", "_path")
+
+    def __init__(self, action: str, path: str = "", exit_code: int = SETUP_FAILED) -> None:
+        self._action, self._path, self._exit_code = action, path, exit_code
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            number = error.errno or 0
+            what = f"{self._action} {self._path}" if self._path else self._action
+            message = f"cannot {what}: {os.strerror(number).lower()}"
+            raise StartError(message, errno=number, path=self._path, exit_code=self._exit_code) from error

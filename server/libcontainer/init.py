@@ -168,7 +168,7 @@ def _become(root: int, job: Job, stdio: tuple[int, int, int], report: Reporter) 
     _drop_privileges(job, user)
     if job.seccomp and job.process.get("noNewPrivileges"):
         seccomp.load(job.seccomp)
-    protect.restore_signals()
+    syscalls.set_signal_mask(syscalls.NO_SIGNALS)
     syscalls.close_on_exec(3)
     command.execute(path, arguments, environment)
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from moorage.server.libcontainer import channel, namespaces, protect
+from moorage.server.libcontainer import channel, namespaces, protect, syscalls
 from moorage.server.libcontainer.cgroups import Cgroup
 from moorage.server.libcontainer.channel import Reporter
 from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
@@ -133,7 +133,7 @@ def _run(
 
 def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) -> tuple[int, int]:
     """Fork with all signals blocked, so that the parent's handlers never run in the child."""
-    mask = protect.block_signals()
+    mask = syscalls.block_signals()
     try:
         with doing("fork"):
             pid, pidfd = namespaces.clone(flags, pid_namespace)
@@ -141,7 +141,7 @@ def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) 
             child()
         return pid, pidfd
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        syscalls.set_signal_mask(mask)
 
 
 def _child(report: Reporter, body: Callable[[Reporter], object]) -> NoReturn:

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 
 from moorage.server.libcontainer import syscalls
 
-_SIGNALS = signal.valid_signals()
-_RESETTABLE = sorted(_SIGNALS - {signal.SIGKILL, signal.SIGSTOP})
-
 
 def hide() -> None:
     """Make the process non-dumpable, for good: without CAP_SYS_PTRACE nobody can trace it or open its /proc/PID/{exe,fd,mem}.
@@ -22,21 +19,10 @@ def hide() -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def block_signals() -> set[signal.Signals | int]:
-    """Block all signals; the mask before, for `signal.pthread_sigmask`."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-
-
 def forget_handlers() -> None:
-    """Set the default action of every signal; handlers and the wake-up descriptor are the parent's."""
+    """Give every signal its default action; handlers and the wake-up descriptor are the parent's. All signals are blocked."""
     signal.set_wakeup_fd(-1)
-    for number in _RESETTABLE:
-        signal.signal(number, signal.SIG_DFL)
-
-
-def restore_signals() -> None:
-    """Let signals in."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    syscalls.default_signals()
 
 
 def set_stdio(stdio: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,12 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SIGCHLD = 17
+_SIG_SETMASK = 2
+_SIGSET_SIZE = 128
+"""The C library's sigset_t: one bit a signal, the first the lowest."""
+_ALL_SIGNALS = b"\xff" * _SIGSET_SIZE
+NO_SIGNALS = bytes(_SIGSET_SIZE)
+_SETTABLE_SIGNALS = sorted(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 class _OpenHow(ctypes.Structure):
@@ -115,7 +122,7 @@ _fd = _int = _uint = ctypes.c_int
 _path = ctypes.c_char_p
 
 
-def _function(name: str, *argtypes: Any) -> Callable[..., int]:
+def _function(name: str, *argtypes: Any) -> Any:
     function = _libc[name]
     function.argtypes = argtypes
     function.restype = ctypes.c_int
@@ -143,6 +150,9 @@ _unshare = _function("unshare", _int)
 _prctl = _function("prctl", _int, *[ctypes.c_ulong] * 4)
 _setdomainname = _function("setdomainname", _path, ctypes.c_size_t)
 _fstatfs = _function("fstatfs", _fd, ctypes.POINTER(_Statfs))
+_sigprocmask = _function("sigprocmask", _int, _path, _path)
+_signal = _function("signal", _int, ctypes.c_void_p)
+_signal.restype = ctypes.c_void_p
 _open_tree = _numbered(428, _fd, _path, _int)
 _move_mount = _numbered(429, _fd, _path, _fd, _path, _int)
 _fsopen = _numbered(430, _path, _int)
@@ -180,6 +190,24 @@ def clone(flags: int) -> tuple[int, int]:
     if pid < 0:
         raise OSError(number, os.strerror(number))
     return pid, pidfd.value
+
+
+def block_signals() -> bytes:
+    """Block every signal that can be blocked; the mask before, for `set_signal_mask`."""
+    before = ctypes.create_string_buffer(_SIGSET_SIZE)
+    _checked(_sigprocmask(_SIG_SETMASK, _ALL_SIGNALS, before))
+    return before.raw
+
+
+def set_signal_mask(mask: bytes) -> None:
+    """Block the signals in `mask` and no others."""
+    _checked(_sigprocmask(_SIG_SETMASK, mask, None))
+
+
+def default_signals() -> None:
+    """Give every signal its default action. The interpreter's handlers stay registered with it, but are never called."""
+    for number in _SETTABLE_SIGNALS:
+        _signal(number, None)
 
 
 def setns(fd: int, kinds: int) -> None:
