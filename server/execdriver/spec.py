@@ -19,7 +19,7 @@ from moorage.server.libcontainer import capabilities, cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
 from moorage.server.model import Container, Mount, Resources, Rlimit, Security
 
-__all__ = ["build", "check", "exec_process", "parse_signal"]
+__all__ = ["build", "check", "exec_process", "parse_signal", "pod_sysctls"]
 
 CPU_PERIOD_US = 100_000
 
@@ -51,8 +51,9 @@ def build(
 ) -> dict[str, Any]:
     """The complete config of a container.
 
-    The pod holds network, IPC and UTS namespaces, so those are not named in it; `cgroup_path` is below each hierarchy's
-    root. Raises InvalidArgument for what the image brought in and `check` has not seen: user, environment, directory, stop signal.
+    The pod holds network, IPC and UTS namespaces, so those are not named in it, nor are their sysctls; `cgroup_path` is
+    below each hierarchy's root. `host_network` changes nothing here, as it is the pod that has the network. Raises
+    InvalidArgument for what the image brought in and `check` has not seen: user, environment, directory, stop signal.
     """
     check_process(container.command, container.env, container.cwd or "/", container.user)
     parse_signal(container.stop_signal or "SIGTERM")
@@ -85,9 +86,12 @@ def build(
     seccomp = _seccomp(config.security, bounding)
     if seccomp is not None:
         spec["linux"]["seccomp"] = seccomp
-    if not host_network:
-        spec["linux"]["sysctl"] = dict(NETWORK_SYSCTLS)
     return spec
+
+
+def pod_sysctls(host_network: bool) -> dict[str, str]:
+    """What a pod is to set in its network namespace (`PodSpec.sysctls`); nothing where that is the host's."""
+    return {} if host_network else dict(NETWORK_SYSCTLS)
 
 
 def exec_process(

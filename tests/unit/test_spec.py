@@ -115,9 +115,10 @@ def test_namespaces_are_those_the_pod_does_not_hold(monkeypatch: pytest.MonkeyPa
     assert build()["linux"]["namespaces"] == [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]
 
 
-def test_network_sysctls_only_in_a_network_namespace_of_its_own() -> None:
-    assert "net.ipv4.ip_unprivileged_port_start" in build()["linux"]["sysctl"]
-    assert "sysctl" not in build(host_network=True)["linux"]
+def test_network_sysctls_are_the_pods() -> None:
+    assert spec.pod_sysctls(host_network=False)["net.ipv4.ip_unprivileged_port_start"] == "0"
+    assert spec.pod_sysctls(host_network=True) == {}
+    assert "sysctl" not in build()["linux"]
 
 
 @pytest.mark.parametrize(
