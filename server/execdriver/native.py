@@ -59,6 +59,8 @@ class NativeDriver:
         self._spawner = spawner
         self._cgroups = cgroups.detect()
         self._cleaning = threading.Lock()
+        """Held by who looks at what a dead supervisor left, or deletes it."""
+        self._removing: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_exit: ExitCallback | None = None
         # These belong to the loop's thread.
@@ -127,11 +129,12 @@ class NativeDriver:
     def remove_pod(self, pod_id: str) -> None:
         directory = self._directory(pod_id)
         if directory.exists():
+            self._removing.add(pod_id)
             with contextlib.suppress(MoorageError):
                 _end_supervisor(native_channel.connect(directory), pod_id)
-            for status in self._clean_up(directory):
-                self._call_soon(self._tell, pod_id, status)
-            with contextlib.suppress(FileNotFoundError):
+            with self._cleaning, contextlib.suppress(FileNotFoundError):
+                for status in clean_up(directory, self._cgroups):
+                    self._call_soon(self._tell, pod_id, status)
                 shutil.rmtree(directory)
         self._call_soon(self._forget, pod_id)
 
@@ -208,6 +211,7 @@ class NativeDriver:
         if watch is not None:
             watch.close()
         self._told.pop(pod_id, None)
+        self._removing.discard(pod_id)
 
     def _tell(self, pod_id: str, container: ContainerStatus) -> None:
         """Call back once for each run of a container."""
@@ -218,9 +222,9 @@ class NativeDriver:
             self._on_exit(pod_id, container.id, container.exit)
 
     def _lost(self, pod_id: str) -> None:
-        """A supervisor has ended, told to or not."""
+        """A supervisor has ended. Who is removing its pod cleans up himself, and tells."""
         loop = self._loop
-        if loop is None:
+        if loop is None or pod_id in self._removing:
             return
         cleaning = loop.run_in_executor(None, self._clean_up, self._directory(pod_id))
         self._background.add(cleaning)
@@ -228,9 +232,8 @@ class NativeDriver:
 
     def _cleaned(self, pod_id: str, cleaning: asyncio.Future[list[ContainerStatus]]) -> None:
         self._background.discard(cleaning)
-        # A pod that is being removed is cleaned up by who removes it, and told by him.
-        if pod_id in self._watches:
-            for status in cleaning.result():
+        for status in cleaning.result():
+            if pod_id in self._watches:
                 self._tell(pod_id, status)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import moorage.server.supervisor
 from moorage.server import errors
 from moorage.server.cancel import CancelToken
-from moorage.server.supervisor.protocol import Channel, pack_message, send_all
+from moorage.server.supervisor.protocol import BEGUN, Channel, pack_message, send_all
 
 PACKAGE = Path(moorage.server.supervisor.__file__ or "").parent
 """Not resolved: in an editable install the way through the links is the import root."""
@@ -79,13 +79,12 @@ class SpawnerClient:
         its class, OSError becomes Internal with `errno` and `path`), Cancelled or DeadlineExceeded when `cancel` was set (the process
         is killed), Unavailable when the spawner died under it.
         """
-        if cancel is not None:
-            cancel.check()
-        channel = self._send({"op": "task", "name": name, "args": dict(args)}, fds)
-        with contextlib.closing(channel):
-            answer = _outcome(channel, cancel)
+        message = {"op": "task", "name": name, "args": dict(args)}
+        answer = self._attempt(message, fds, cancel) or self._attempt(message, fds, cancel)
         if cancel is not None and "result" not in answer:
             cancel.check()
+        if not answer:
+            raise errors.Unavailable("spawner died again and again", reason="SPAWNER_DIED")
         if "error" in answer:
             raise_error(answer["error"])
         result: dict[str, Any] = answer["result"]
@@ -94,17 +93,23 @@ class SpawnerClient:
     def spawn_pod(self, spec: Mapping[str, Any], directory: int) -> tuple[int, Channel]:
         """Fork a pod's supervisor; `directory` is the pod's own, open. Answers its pid, and its first connection, which is a watch."""
         message = {"op": "pod", **spec}
-        channel = self._send(message, (directory,))
-        frame = channel.receive()
-        if frame is None:
+        for _attempt in range(2):
+            # Again when it dies on the way, the spawner or the supervisor: nothing was done by then that counts.
+            channel = self._send(message, (directory,))
+            frame = channel.receive()
+            if frame is not None and "pid" in frame.message:
+                return int(frame.message["pid"]), channel
             channel.close()
-            raise errors.Unavailable(
-                f"supervisor of pod {spec.get('id')} died before it answered", reason="SUPERVISOR_DIED"
-            )
-        if "error" in frame.message:
-            channel.close()
-            raise_error(frame.message["error"])
-        return int(frame.message["pid"]), channel
+            if frame is not None:
+                raise_error(frame.message["error"])
+        raise errors.Unavailable(f"supervisor of pod {spec['id']} died before it answered", reason="SUPERVISOR_DIED")
+
+    def _attempt(self, message: Mapping[str, Any], fds: Sequence[int], cancel: CancelToken | None) -> dict[str, Any]:
+        """Have a task run; {} when the spawner died before the task began."""
+        if cancel is not None:
+            cancel.check()
+        with contextlib.closing(self._send(message, fds)) as channel:
+            return _outcome(channel, cancel)
 
     def _call(self, message: Mapping[str, Any], fds: Sequence[int]) -> None:
         with contextlib.closing(self._send(message, fds)) as channel:
@@ -181,19 +186,18 @@ def _prime(spawner: socket.socket, profile: str) -> None:
 
 
 def _outcome(channel: Channel, cancel: CancelToken | None) -> dict[str, Any]:
-    """Wait for the end of a task's process; answer the first message it or the spawner sent."""
+    """Wait for the end of a task's process; answer the first message it or the spawner sent, {} if it never began."""
+    answers: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         if cancel is not None:
             stack.enter_context(cancel.on_cancel(lambda: _hang_up(channel.sock)))
-        answer: dict[str, Any] | None = None
         with contextlib.suppress(ConnectionResetError):
             while (frame := channel.receive()) is not None:
-                answer = answer or frame.message
-    if answer is None:
-        return {
-            "error": {"kind": "Unavailable", "message": "spawner died while it ran a task", "reason": "SPAWNER_DIED"}
-        }
-    return answer
+                answers.append(frame.message)
+    died = {"error": {"kind": "Unavailable", "message": "spawner died while it ran a task", "reason": "SPAWNER_DIED"}}
+    if answers == [BEGUN]:
+        return died
+    return next((answer for answer in answers if answer != BEGUN), {})
 
 
 def _hang_up(sock: socket.socket) -> None:

@@ -22,7 +22,8 @@ class Attachment:
     def __init__(self, connection: Connection, spec: Mapping[str, Any], on_close: Callable[[Attachment], None]) -> None:
         self.lossless = bool(spec.get("lossless"))
         self.writes = bool(spec.get("stdin"))
-        self._size: list[int] | None = spec.get("size")
+        self.size: list[int] | None = spec.get("size")
+        """Columns, rows."""
         self._kinds = {kind for kind, name in ((STDOUT, "stdout"), (STDERR, "stderr")) if spec.get(name)}
         self._connection = connection
         self._container: Container | None = None
@@ -46,8 +47,8 @@ class Attachment:
         """The container runs: its streams are connected from now on."""
         self._container = container
         self._connection.send({"started": container.pid})
-        if self._size:
-            container.resize(*self._size)
+        if self.size:
+            container.resize(*self.size)
         self.hold(False)
 
     def output(self, kind: int, data: bytes) -> None:

@@ -38,6 +38,9 @@ MAX_FDS = 16
 CHUNK = 64 << 10
 """Bytes read or written at a time, and so the largest frame of stream data either side sends."""
 
+BEGUN = {"begun": True}
+"""A task's first message: from now on it must not be run once more."""
+
 SOCKET_NAME = "supervisor.sock"
 EXIT_SUFFIX = ".exit.json"
 STATE_SUFFIX = ".json"

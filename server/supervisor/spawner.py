@@ -22,7 +22,7 @@ from moorage.server.supervisor import filters, supervisor
 from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, watch_children
-from moorage.server.supervisor.protocol import Decoder, Frame, ProtocolError, pack_message, receive, send_all
+from moorage.server.supervisor.protocol import BEGUN, Decoder, Frame, ProtocolError, pack_message, receive, send_all
 from moorage.server.supervisor.tasks import TASKS
 from moorage.server.supervisor.title import set_title
 
@@ -119,6 +119,7 @@ def run_task(spawner: int, name: str, args: dict[str, Any], fds: Sequence[int]) 
     set_title(f"moorage-task {name}")
     gc.enable()
     reply = socket.socket(fileno=fds[0])
+    send_all(reply, pack_message(BEGUN))
     try:
         result = {"result": TASKS[name](args, list(fds[1:]))}
     except Exception as error:

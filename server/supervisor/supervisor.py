@@ -90,6 +90,9 @@ class Supervisor:
         if before is not None and before.status is None:
             raise Failure("FailedPrecondition", f"container {identity} is running")
         waiting = self._waiting.pop(identity, [])
+        for columns, rows in (attachment.size for attachment in waiting if attachment.size):
+            # Before it runs: its first look at the terminal is to find the size.
+            spec["config"]["process"]["consoleSize"] = {"width": columns, "height": rows}
         try:
             container = start_container(self._around, spec, stage, self._ended)
         except Exception as error:

@@ -1,0 +1,250 @@
+"""The exec driver `native` on the real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from moorage.server.errors import Unavailable
+from moorage.server.execdriver.base import AttachSpec, ContainerSpec
+from moorage.server.execdriver.native import NativeDriver
+from moorage.server.execdriver.spawner_client import SpawnerClient
+from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer.seccomp_default import default_profile
+from tests.contract.execdriver import Box, ExecDriverContract, alive, read_all, until
+
+pytestmark = pytest.mark.kernel
+
+
+class NativeBox(Box):
+    """A Box whose driver and spawner can be replaced, as when the daemon starts again."""
+
+    driver: NativeDriver
+
+    def __init__(self, directory: Path) -> None:
+        self.spawner = SpawnerClient()
+        # Longer than sun_path has room for.
+        self.state = directory / ("long" * 30)
+        super().__init__(NativeDriver(self.state, self.spawner), directory)
+
+    async def daemon_dies(self) -> None:
+        await self.driver.close()
+        self.spawner.close()
+
+    async def daemon_starts(self) -> None:
+        self.exits.clear()
+        self.spawner = SpawnerClient()
+        self.driver = NativeDriver(self.state, self.spawner)
+        await self.open()
+
+    async def close(self) -> None:
+        await super().close()
+        self.spawner.close()
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[NativeBox]:
+    box = NativeBox(tmp_path)
+    await box.open()
+    yield box
+    await box.close()
+
+
+class TestContract(ExecDriverContract):
+    """What every exec driver does."""
+
+
+def supervisor_files(pid: int) -> list[str]:
+    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+async def test_a_supervisor_keeps_nothing_of_daemon_and_spawner(box: NativeBox) -> None:
+    pod = await box.pod()
+    kinds = [path.partition(":")[0] for path in supervisor_files(pod.pid)]
+    # Its watch and its listening socket; both ends of the pipe that SIGCHLD writes to.
+    assert kinds.count("socket") == 2
+    assert kinds.count("pipe") == 2
+    assert kinds.count("/dev/null") == 3
+    assert kinds.count("anon_inode") == 1
+    assert len(kinds) == 9
+    assert os.readlink(f"/proc/{pod.pid}/cwd") == "/"
+    assert os.getsid(pod.pid) == pod.pid
+    title = Path(f"/proc/{pod.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    assert title == f"moorage-supervisor {pod.id[:12]}"
+
+
+async def test_files_are_for_root_only(box: NativeBox) -> None:
+    pod, _spec, _started = await box.run("sleep", "100")
+    directory = box.state / "pods" / pod.id
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert directory.parent.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in directory.iterdir())
+
+
+async def test_containers_live_through_a_new_daemon(box: NativeBox) -> None:
+    pod, runs, started = await box.run("sh", "-c", "while :; do echo x; sleep 0.01; done")
+    ends = box.spec("sh", "-c", "sleep 0.3; echo end; exit 12")
+    await box.start(pod, ends)
+    await box.daemon_dies()
+    await asyncio.sleep(0.6)
+    await box.daemon_starts()
+    (status,) = await box.driver.recover()
+    assert status.pod == pod
+    found = {container.id: container for container in status.containers}
+    assert (found[runs.id].pid, found[runs.id].started_ns, found[runs.id].exit) == (
+        started.pid,
+        started.started_ns,
+        None,
+    )
+    ended = found[ends.id].exit
+    assert ended is not None
+    assert ended.exit_code == 12
+    assert box.logged(ends) == b"end\n"
+    size = len(box.logged(runs))
+    await until(lambda: len(box.logged(runs)) > size)
+    await asyncio.to_thread(box.driver.kill, pod.id, runs.id)
+    assert (await box.exit(runs)).exit_code == 137
+    assert ends.id not in box.exits
+
+
+async def killed_supervisor(box: NativeBox) -> tuple[ContainerSpec, int]:
+    """A container whose supervisor is killed, and its pid."""
+    pod, spec, started = await box.run("sh", "-c", "sleep 100 & sleep 100")
+    os.kill(pod.pid, signal.SIGKILL)
+    await until(lambda: not alive(pod.pid))
+    return spec, started.pid
+
+
+async def test_containers_of_a_killed_supervisor_are_killed_and_told(box: NativeBox) -> None:
+    spec, pid = await killed_supervisor(box)
+    status = await box.exit(spec)
+    assert (status.exit_code, status.reason) == (255, "Unknown")
+    assert "died" in status.error
+    assert not alive(pid)
+    assert spec.id not in cgroups.detect().children(box.cgroup)
+    with pytest.raises(Unavailable, match="died"):
+        await asyncio.to_thread(box.driver.signal, box.pods[0], spec.id, 15)
+
+
+async def test_streams_of_a_killed_supervisor_end(box: NativeBox) -> None:
+    pod, spec, _started = await box.run("sleep", "100")
+    attached = await box.driver.attach(pod.id, spec.id, AttachSpec())
+    executed = await box.exec(pod, spec, "sleep", "100")
+    os.kill(pod.pid, signal.SIGKILL)
+    for stream in (attached, executed):
+        assert (await read_all(stream))[2].reason == "Unknown"
+        await stream.close()
+    await box.exit(spec)
+
+
+async def test_a_supervisor_killed_while_no_daemon_runs(box: NativeBox) -> None:
+    pod, spec, started = await box.run("sleep", "100")
+    ended = box.spec("sh", "-c", "exit 3")
+    await box.start(pod, ended)
+    await box.exit(ended)
+    await box.daemon_dies()
+    os.kill(pod.pid, signal.SIGKILL)
+    await until(lambda: not alive(pod.pid))
+    assert alive(started.pid)
+    await box.daemon_starts()
+    for _again in range(2):
+        (status,) = await box.driver.recover()
+        codes = {container.id: container.exit.exit_code for container in status.containers if container.exit}
+        assert codes == {spec.id: 255, ended.id: 3}
+        assert not alive(started.pid)
+    assert status.pod.pid == 0
+    await asyncio.to_thread(box.driver.remove_pod, pod.id)
+    await asyncio.sleep(0)
+    assert box.exits == {}
+    assert await box.driver.recover() == []
+
+
+async def test_a_supervisor_that_hangs_can_be_removed(box: NativeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorage.server.execdriver.native.END_SECONDS", 0.2)
+    monkeypatch.setattr("moorage.server.execdriver.native.ANSWER_SECONDS", 0.2)
+    pod, spec, started = await box.run("sleep", "100")
+    os.kill(pod.pid, signal.SIGSTOP)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await asyncio.to_thread(box.driver.signal, pod.id, spec.id, 15)
+    await asyncio.to_thread(box.driver.remove_pod, pod.id)
+    assert not alive(pod.pid)
+    assert not alive(started.pid)
+    assert (await box.exit(spec)).exit_code == 255
+
+
+async def test_a_killed_spawner_is_replaced(box: NativeBox) -> None:
+    pod, spec, _started = await box.run("sleep", "100")
+    box.spawner.prime(default_profile(frozenset()))
+    os.kill(box.spawner.pid, signal.SIGKILL)
+    _other, more, _more_started = await box.run("true")
+    assert (await box.exit(more)).exit_code == 0
+    stream = await box.exec(pod, spec, "echo", "still here")
+    assert (await read_all(stream))[0] == b"still here\n"
+    await stream.close()
+
+
+async def test_a_filter_given_with_the_config_is_loaded(box: NativeBox) -> None:
+    box.spawner.prime(default_profile(frozenset()))
+    pod, spec = await box.pod(), box.spec("cat", "/proc/self/status")
+    spec.config["linux"]["seccomp"] = default_profile(frozenset())
+    await box.start(pod, spec)
+    await box.exit(spec)
+    assert b"Seccomp:\t2\n" in box.logged(spec)
+
+
+async def test_an_exit_is_in_a_file(box: NativeBox) -> None:
+    pod, spec, started = await box.run("sh", "-c", "exit 8")
+    await box.exit(spec)
+    content = json.loads((box.state / "pods" / pod.id / f"{spec.id}.exit.json").read_text())
+    assert content["exit"]["exit_code"] == 8
+    assert (content["pid"], content["started_ns"]) == (started.pid, started.started_ns)
+
+
+async def test_the_log_goes_on_in_a_new_file(box: NativeBox) -> None:
+    pod, spec, _started = await box.run("sh", "-c", "while :; do echo x; sleep 0.01; done")
+    path = Path(spec.log_path)
+    await until(lambda: box.logged(spec) != b"")
+    path.rename(path.with_name("old"))
+    await asyncio.to_thread(box.driver.reopen_log, pod.id, spec.id)
+    await until(lambda: box.logged(spec) != b"")
+
+
+async def test_output_held_outside_does_not_hold_the_exit(box: NativeBox) -> None:
+    pod, spec, started = await box.run("sh", "-c", "echo out; sleep 0.3; exit 1")
+    # Another process's hold on the container's stdout, as one that was passed it over a socket has.
+    fd = os.open(f"/proc/{started.pid}/fd/1", os.O_WRONLY)
+    try:
+        assert (await box.exit(spec)).exit_code == 1
+    finally:
+        os.close(fd)
+    assert box.logged(spec) == b"out\n"
+    assert pod.pid
+
+
+async def test_cycles_leave_processes_and_descriptors_as_they_were(box: NativeBox) -> None:
+    async def cycle() -> None:
+        pod, spec, _started = await box.run("cat", stdin_open=True)
+        stream = await box.driver.attach(pod.id, spec.id, AttachSpec(stdin=True))
+        executed = await box.exec(pod, spec, "true")
+        assert (await read_all(executed))[2].exit_code == 0
+        await executed.close()
+        await stream.close()
+        await asyncio.to_thread(box.driver.remove_pod, pod.id)
+
+    await cycle()
+    await asyncio.sleep(0.1)
+    files, children = len(os.listdir("/proc/self/fd")), spawned(box)
+    for _number in range(50):
+        await cycle()
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= files and spawned(box) == children)
+
+
+def spawned(box: NativeBox) -> int:
+    pid = box.spawner.pid
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
