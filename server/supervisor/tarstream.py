@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -98,7 +99,8 @@ class TarStream:
                 if records:
                     raise TarError(f"archive ends after an extended header at offset {start}")
                 return
-            self._finish(entry, [*shared.items(), *records])
+            with self._naming(entry):
+                self._finish(entry, [*shared.items(), *records])
             yield entry
 
     def data(self) -> Iterator[bytes]:
@@ -131,10 +133,18 @@ class TarStream:
         entry = parse_header(block, self.offset - BLOCK)
         self._where = entry.describe()
         if entry.kind == b"S":
-            entry.segments, entry.real_size = self._old_sparse_map(block)
+            with self._naming(entry):
+                entry.segments, entry.real_size = self._old_sparse_map(block)
         if entry.kind not in KINDS or entry.kind == REGULAR:
             self._left, self._padding = entry.size, -entry.size % BLOCK
         return entry
+
+    @contextmanager
+    def _naming(self, entry: Entry) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise TarError(f"{entry.describe()} is damaged: {error}") from None
 
     def _skip(self) -> None:
         for _ in self.data():
@@ -243,7 +253,7 @@ def parse_header(block: bytes, offset: int) -> Entry:
         # The checksum counts its own field as spaces.
         expected = number(checksum)
         if sum(block) - sum(checksum) + 256 != expected:
-            raise TarError("checksum differs")
+            raise ValueError("checksum differs")
         name = name.split(b"\0", 1)[0]
         if magic[:6] == b"ustar\0" and prefix[0]:
             name = prefix.split(b"\0", 1)[0] + b"/" + name
@@ -262,8 +272,8 @@ def parse_header(block: bytes, offset: int) -> Entry:
         )
         if kind in (CHARACTER, BLOCK_DEVICE):
             entry.major, entry.minor = number(major), number(minor)
-    except TarError as error:
-        raise TarError(f"damaged header at offset {offset}: {error}") from error
+    except ValueError as error:
+        raise TarError(f"damaged header at offset {offset}: {error}") from None
     if entry.size < 0:
         raise TarError(f"damaged header at offset {offset}: size {entry.size}")
     return entry
@@ -279,13 +289,13 @@ def number(text: bytes) -> int:
     try:
         return int(digits, 8) if digits else 0
     except ValueError:
-        raise TarError(f"{text!r} is not a number") from None
+        raise ValueError(f"{text!r} is not a number") from None
 
 
 def decimal(text: bytes) -> int:
     """A non-negative number in a pax header."""
     if not text.isdigit() or len(text) > 20:
-        raise TarError(f"{text[:40]!r} is not a number")
+        raise ValueError(f"{text[:40]!r} is not a number")
     return int(text)
 
 
@@ -330,7 +340,7 @@ def nanoseconds(text: bytes) -> int:
     """A pax time: seconds as a decimal fraction, maybe negative."""
     whole, _, fraction = text.removeprefix(b"-").partition(b".")
     if not whole.isdigit() or len(whole) > 20 or (fraction and not fraction.isdigit()):
-        raise TarError(f"{text[:40]!r} is not a time")
+        raise ValueError(f"{text[:40]!r} is not a time")
     value = int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
     return -value if text.startswith(b"-") else value
 
