@@ -34,7 +34,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """`cut` closes the connection after so many bytes of the body; `pad` sends so many zero bytes after it."""
+    """`cut` closes the connection after so many bytes of the body; `pad` sends so many zero bytes after it; `stall` sends
+    nothing more and waits for the client to go. `length` is the Content-Length, where it is to lie."""
 
     status: int = 200
     body: bytes = b""
@@ -42,6 +43,7 @@ class Reply:
     cut: int | None = None
     pad: int = 0
     length: int | None = None
+    stall: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -150,6 +152,9 @@ def _send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
         if reply.cut is not None:
             handler.close_connection = True
             return
+        if reply.stall:
+            handler.close_connection = True
+            handler.rfile.read(1)
         for _ in range(reply.pad >> 16):
             handler.wfile.write(bytes(1 << 16))
     except OSError:

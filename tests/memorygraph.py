@@ -82,12 +82,22 @@ class MemoryGraph:
         self.tars: dict[str, bytes] = {}
         self.applied: list[str] = []
         self.images: list[Image] = []
+        self.leases = 0
         self._lock = threading.Lock()
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        self.leases += 1
+        try:
+            yield
+        finally:
+            self.leases -= 1
 
     def has_layer(self, chain_id: str) -> bool:
         return chain_id in self.layers
 
     def apply_layer(self, chain_id: str, diff_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> Layer:
+        assert self.leases
         with self._lock:
             self.applied.append(chain_id)
         assert self.driver.independent_layers or not parent or parent in self.layers

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from moorage.server.errors import Unimplemented
 from moorage.server.model import Platform
 from moorage.server.registry.blob import wrong_content
 from moorage.server.registry.manifest import Descriptor, Manifest, not_for, suits
@@ -38,6 +39,10 @@ class _Config(msgspec.Struct):
 
 def plan_layers(manifest: Manifest, config: bytes, wanted: Platform, subject: Subject) -> tuple[LayerPlan, ...]:
     """The layers from the base up. Raises DataLoss for a config that does not fit the manifest, NotFound for a foreign platform."""
+    for digest in (manifest.digest, manifest.config.digest, *(blob.digest for blob in manifest.layers)):
+        if not digest.startswith("sha256:"):
+            message = f"{subject}: its content is named by {digest.partition(':')[0]}, where only sha256 is kept"
+            raise Unimplemented(message, reason="DIGEST_ALGORITHM", **subject.metadata())
     try:
         document = msgspec.json.decode(config, type=_Config)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -56,7 +61,7 @@ def _chain(manifest: Manifest, diff_ids: list[str], subject: Subject) -> list[La
     parent = ""
     sizes: dict[str, int] = {}
     for blob, diff_id in zip(manifest.layers, diff_ids, strict=True):
-        if not is_digest(diff_id):
+        if not (is_digest(diff_id) and diff_id.startswith("sha256:")):
             raise wrong_content(subject, f"the diff ID {shown(diff_id)} in its config is malformed")
         if sizes.setdefault(blob.digest, blob.size) != blob.size:
             raise wrong_content(subject, f"its manifest gives layer {blob.digest} two sizes")

@@ -20,10 +20,10 @@ from moorage.server.registry.client import Repository
 from moorage.server.registry.config import RegistryConfig
 from moorage.server.registry.flights import Flights, Wanted
 from moorage.server.registry.imageconfig import LayerPlan
-from moorage.server.registry.layerstream import CHUNK, LayerStream, Source, compression_of
+from moorage.server.registry.layerstream import CHUNK, LayerStream, Source, TooLarge, Undecodable, compression_of
 from moorage.server.registry.manifest import Descriptor
 from moorage.server.registry.progress import PullStage, Reporter
-from moorage.server.registry.store import BlobWriter, Graph
+from moorage.server.registry.store import BlobWriter, ContentStore, Graph
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,7 @@ class LayerWork:
                 self._complete(plan.blob, writer)
                 return
             with self._repository.open_blob(plan.blob, 0, self._cancel) as reader:
-                try:
-                    self._unpack(plan, _Tee(plan.blob, reader, writer, self._report))
-                except (DataLoss, ResourceExhausted):
-                    writer.abort()  # the beginning of what can never be unpacked is no good to a later pull
-                    raise
+                self._unpack(plan, _Tee(plan.blob, reader, writer, self._content, self._report))
 
     def _writer(self, blob: Descriptor) -> AbstractContextManager[BlobWriter]:
         """A blob that goes once it is unpacked need not survive a power loss."""
@@ -151,7 +147,7 @@ class LayerWork:
 
     def _complete(self, blob: Descriptor, writer: BlobWriter) -> None:
         with self._repository.open_blob(blob, writer.offset, self._cancel) as reader:
-            tee = _Tee(blob, reader, writer, self._report)
+            tee = _Tee(blob, reader, writer, self._content, self._report)
             while tee.chunk():
                 continue
             tee.finish()
@@ -159,7 +155,7 @@ class LayerWork:
     def _unpack_stored(self, plan: LayerPlan) -> None:
         self._report(plan.blob.digest, PullStage.UNPACKING, plan.blob.size, plan.blob.size)
         with self._content.open(plan.blob.digest) as file:
-            self._unpack(plan, _Stored(file))
+            self._unpack(plan, _Stored(plan.blob, file, self._content))
 
     def _unpack(self, plan: LayerPlan, source: Source) -> None:
         config = self._shared.config
@@ -173,6 +169,8 @@ class LayerWork:
                 stream.drain()
         except BaseException as error:
             self._cancel.check()
+            if stream.failure is None or isinstance(stream.failure, TooLarge | Undecodable):
+                source.discard()  # it would fail again: only what the network broke off is worth keeping
             raise stream.failure or error from error
 
     def _done(self, blob: Descriptor, used: Callable[[str], None]) -> None:
@@ -183,8 +181,11 @@ class LayerWork:
 class _Tee:
     """A blob as it comes from a registry, written to the content store on the way."""
 
-    def __init__(self, blob: Descriptor, reader: BlobReader, writer: BlobWriter, report: Reporter) -> None:
-        self._blob, self._reader, self._writer, self._report = blob, reader, writer, report
+    def __init__(
+        self, blob: Descriptor, reader: BlobReader, writer: BlobWriter, content: ContentStore, report: Reporter
+    ) -> None:
+        self._blob, self._reader, self._writer = blob, reader, writer
+        self._content, self._report = content, report
 
     def chunk(self) -> bytes:
         data = self._reader.chunk()
@@ -199,18 +200,25 @@ class _Tee:
         self._writer.commit()
         self._report(self._blob.digest, PullStage.UNPACKING, size, size)
 
+    def discard(self) -> None:
+        self._writer.abort()
+        self._content.delete(self._blob.digest)
+
 
 class _Stored:
     """A blob of the content store, verified when it got its name."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, blob: Descriptor, file: BinaryIO, content: ContentStore) -> None:
+        self._blob, self._file, self._content = blob, file, content
 
     def chunk(self) -> bytes:
         return self._file.read(CHUNK)
 
     def finish(self) -> None:
         """Nothing is left to verify."""
+
+    def discard(self) -> None:
+        self._content.delete(self._blob.digest)
 
 
 @contextmanager

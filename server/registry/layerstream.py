@@ -41,6 +41,10 @@ class Source(Protocol):
         """All was read: verify it."""
         ...
 
+    def discard(self) -> None:
+        """The bytes are of no use: drop them, however many came."""
+        ...
+
 
 def compression_of(media_type: str) -> Compression:
     """What a layer's media type says. Raises Unimplemented for what cannot be read, as encrypted layers."""
@@ -62,7 +66,8 @@ _SUFFIXES: dict[str, Compression] = {
 class LayerStream(io.RawIOBase):
     """The plain tar of the layer `digest`, whose blob has `size` bytes.
 
-    `begun` says that bytes were taken from the source; `failure` is the error that ended the stream, if one did.
+    `begun` says that bytes were taken from the source; `failure` is the error that ended the stream, if one did: the
+    source's, or Undecodable or TooLarge.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class LayerStream(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes (one chunk's worth when negative or large); empty at the end, once the blob is verified."""
+        if self.failure is not None:
+            raise self.failure
         if self._finished or size == 0:
             return b""
         self.begun = True
@@ -90,7 +97,7 @@ class LayerStream(io.RawIOBase):
             self._count(data)
             if not data:
                 self.drain()
-        except _Undecodable as error:
+        except Undecodable as error:
             # Damaged on the way, or made so? Only the whole blob's digest can tell, and a mismatch is the better message.
             self.failure = error
             self.drain()
@@ -124,11 +131,15 @@ class LayerStream(io.RawIOBase):
         if self._produced > self._limit:
             message = f"layer {self._digest} unpacks to more than {self._limit} bytes"
             hint = "it looks like a decompression bomb; the limits are max_ratio and max_layer_size of [registry]"
-            raise ResourceExhausted(message, reason="LAYER_TOO_LARGE", hint=hint, layer=self._digest)
+            raise TooLarge(message, reason="LAYER_TOO_LARGE", hint=hint, layer=self._digest)
 
 
-class _Undecodable(DataLoss):
+class Undecodable(DataLoss):
     """The bytes came, and are not what they are called."""
+
+
+class TooLarge(ResourceExhausted):
+    """It unpacks to more than is allowed."""
 
 
 class _Checked:
@@ -155,7 +166,7 @@ class _Checked:
         actual = next((name for name, magics in _MAGIC.items() if first.startswith(magics)), "none")
         if actual != self._compression:
             message = f"layer {self._digest} is called {self._compression} by its manifest, but begins like {actual}"
-            raise _Undecodable(message.replace("none", "a plain tar"), reason="LAYER_TYPE", layer=self._digest)
+            raise Undecodable(message.replace("none", "a plain tar"), reason="LAYER_TYPE", layer=self._digest)
         replayed = _Replayed(first, self._source)
         match self._compression:
             case "gzip":
@@ -170,9 +181,9 @@ class _Checked:
     def _broken(self, error: Exception) -> MoorageError:
         if "too much memory" in str(error):
             message = f"layer {self._digest} needs a zstd window of more than {_MAX_WINDOW} bytes"
-            return ResourceExhausted(message, reason="LAYER_TOO_LARGE", layer=self._digest)
+            return TooLarge(message, reason="LAYER_TOO_LARGE", layer=self._digest)
         message = f"layer {self._digest} cannot be decompressed: {shown(str(error))[1:-1]}"
-        return _Undecodable(message, reason="LAYER_CONTENT", layer=self._digest)
+        return Undecodable(message, reason="LAYER_CONTENT", layer=self._digest)
 
 
 class _Replayed:

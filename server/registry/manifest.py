@@ -28,7 +28,7 @@ CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.c
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 
 MAX_MANIFEST = 4 << 20
-MAX_CONFIG = 8 << 20
+MAX_CONFIG = 4 << 20
 MAX_LAYERS = 500
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _UNTYPED = ("", "application/json", "application/octet-stream", "text/plain")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from moorage.server.cancel import CancelToken
 from moorage.server.model import Image, Platform
-from moorage.server.registry.client import Client
+from moorage.server.registry.client import Client, Resolved
 from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.flights import Flights, Wanted
 from moorage.server.registry.imageconfig import plan_layers
@@ -45,19 +45,24 @@ class Puller:
         resolved = repository.resolve(reference.target, platform)
         config = repository.get_config(resolved.manifest)
         plans = plan_layers(resolved.manifest, config, platform, repository.subject)
-        LayerWork(self._shared, repository, report, plans, cancel).run()
-        cancel.check()
-        for document in resolved.documents:
-            self._keep(document.digest, document.raw, cancel)
-        self._keep(resolved.manifest.config.digest, config, cancel)
-        image = self._graph.register(
+        with self._graph.lease():
+            LayerWork(self._shared, repository, report, plans, cancel).run()
+            cancel.check()
+            image = self._register(reference, resolved, config, cancel)
+        report("", PullStage.DONE)
+        return image
+
+    def _register(self, reference: Reference, resolved: Resolved, config: bytes, cancel: CancelToken) -> Image:
+        """A tag beside a digest is only a remark of who wrote it: nobody checked that it points there."""
+        manifest = resolved.manifest
+        self._keep(manifest.digest, manifest.raw, cancel)
+        self._keep(manifest.config.digest, config, cancel)
+        return self._graph.register(
             config=config,
-            manifest_digest=resolved.manifest.digest,
+            manifest_digest=manifest.digest,
             tags=() if reference.digest else (f"{reference.repository}:{reference.tag}",),
             digests=(f"{reference.repository}@{resolved.digest}",),
         )
-        report("", PullStage.DONE)
-        return image
 
     def _keep(self, digest: str, data: bytes, cancel: CancelToken) -> None:
         """Put a small document into the content store."""
