@@ -34,6 +34,7 @@ from moorage.server.errors import InvalidArgument
 from moorage.server.execdriver.base import ExecDriver
 from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.spawner_client import SpawnerClient
+from moorage.server.execdriver.spec import default_seccomp
 from moorage.server.graph import drivers as graphdrivers
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.content import ContentStore
@@ -78,6 +79,7 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
     spawner = SpawnerClient()
     spawner.start()
     stack.callback(spawner.close)
+    spawner.prime(default_seccomp())
     db = GraphDB(root / "graph.db")
     stack.callback(db.close)
     driver = graphdrivers.choose(config.graph_driver, root, ConfinedRunner(spawner.run_task))

@@ -74,7 +74,7 @@ def _leave_host(config: Config, daemon: Daemon) -> None:
         return
     for driver in daemon.rooms.network_drivers.values():
         driver.destroy()
-    daemon.rooms.cgroups.cgroup(f"/{config.instance}").remove()
+    daemon.rooms.cgroups.prune(f"/{config.instance}")
 
 
 async def _reap(engine: Engine, container_id: str, status: ExitStatus) -> None:

@@ -1,7 +1,7 @@
 """A recording fake of the kernel's side: an exec driver whose processes are Python objects, and a graph of one image.
 
-`true` ends at once with 0, `false` with 1, `exit N` with N, `cat` copies stdin to stdout until it closes, `sleep` runs until it is signalled,
-`nosuch` does not exist. Everything that was asked for is in `calls`.
+`true` ends at once with 0, `false` with 1, `exit N` with N, `cat` copies stdin to stdout until it closes, `sleep` runs until it is
+signalled, `nosuch` does not exist. Everything that was asked for is in `calls`.
 """
 
 from __future__ import annotations
@@ -316,6 +316,9 @@ class FakeCgroups:
 
     def children(self, parent: str) -> set[str]:
         return set()
+
+    def prune(self, parent: str) -> None:
+        """Nothing is there."""
 
 
 class FakePuller:

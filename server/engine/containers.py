@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from moorage.server.errors import InvalidArgument, NotFound
 from moorage.server.graph.graphdb import GraphDB, Transaction
-from moorage.server.model import Container, ExitStatus
+from moorage.server.model import Container, ExitStatus, State
 
 KIND = "container"
 NAME = "container-name"
@@ -85,8 +85,9 @@ class Containers:
             self._event(tx, container, action, **attributes)
 
     def ended(self, container: Container, status: ExitStatus) -> Container:
-        """Record how a container ended, with its events."""
-        now = replace(container, state="exited", pid=0, endpoint=None, exit=status)
+        """Record how a container ended, with its events. One that removes itself is on its way out with that."""
+        state: State = "removing" if container.config.auto_remove else "exited"
+        now = replace(container, state=state, pid=0, endpoint=None, exit=status)
         actions = ("oom", "die") if status.oom_killed else ("die",)
         return self.save(now, *actions, exit_code=status.exit_code, reason=status.reason)
 

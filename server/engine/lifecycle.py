@@ -25,9 +25,10 @@ from moorage.server.engine.networks import Networks
 from moorage.server.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, MoorageError
 from moorage.server.execdriver import spec as oci
 from moorage.server.execdriver.base import ContainerSpec, ExecDriver, PodSpec
+from moorage.server.execdriver.check import check_process
 from moorage.server.graph.graph import Graph
 from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig
-from moorage.server.networkdriver.names import write_files
+from moorage.server.networkdriver import names as files
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILL_SECONDS = 30
@@ -84,6 +85,9 @@ class Lifecycle:
         image = self._images(config.image)
         self._networks.check(config.network)
         container = _merged(secrets.token_hex(32), name, config, image)
+        check_process(container.command, container.env, container.cwd, container.user)
+        oci.parse_signal(container.stop_signal)
+        files.check(config.hostname, config.network)
         with ExitStack() as undo:
             job.stage("rootfs")
             undo.callback(self._graph.remove_rootfs, container.id)
@@ -133,7 +137,7 @@ class Lifecycle:
                 int(error.metadata["exit_code"]), time.time_ns(), reason="StartError", error=error.message
             )
             ended = self._containers.ended(before, status)
-            if ended.config.auto_remove:
+            if ended.state == "removing":
                 self.delete(ended)
         self._containers.settle(before.id, status)
 
@@ -142,28 +146,31 @@ class Lifecycle:
         network = self._networks.get(attachment.network)
         hostname = _hostname(container, network.driver)
         job.stage("pod")
+        host_network = network.driver == "host"
+        namespaces = frozenset({"ipc", "uts"} if host_network else {"net", "ipc", "uts"})
         undo.callback(self._exec.remove_pod, container.id)
-        pod = self._exec.run_pod(PodSpec(container.id, hostname, _namespaces(network.driver)))
+        pod = self._exec.run_pod(PodSpec(container.id, hostname, namespaces, oci.pod_sysctls(host_network)))
         driver = self._networks.driver(network)
         undo.callback(driver.detach, network, container.id, None)
         attached = driver.attach(network, container.id, pod.pid, attachment.ports, job.stage)
         job.stage("network")
         self._exec.configure_network(container.id, attached.interfaces)
         directory = self.directory(container.id)
-        host_network = network.driver == "host"
         address = attached.endpoint.address.partition("/")[0]
-        write_files(directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network)
+        files.write_files(
+            directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network
+        )
         if connect is not None:
             connect(container.id)
         job.stage("process")
-        started = self._exec.start(container.id, self._spec(container, hostname, host_network), job.stage)
+        started = self._exec.start(container.id, self._spec(container, hostname), job.stage)
         job.stage("commit")
         running = replace(
             container, state="running", pid=started.pid, started_ns=started.started_ns, endpoint=attached.endpoint
         )
         return self._containers.save(running, "start", pid=started.pid)
 
-    def _spec(self, container: Container, hostname: str, host_network: bool) -> ContainerSpec:
+    def _spec(self, container: Container, hostname: str) -> ContainerSpec:
         directory = self.directory(container.id)
         config = oci.build(
             container,
@@ -171,7 +178,6 @@ class Lifecycle:
             hosts_path=str(directory / "hosts"),
             resolv_conf_path=str(directory / "resolv.conf"),
             hostname_path=str(directory / "hostname"),
-            host_network=host_network,
             hostname=hostname,
         )
         mounts = [
@@ -240,10 +246,12 @@ class Lifecycle:
             raise FailedPrecondition(
                 f"container {container.name} is running", hint="stop it first, or remove it with force"
             )
-        self._containers.save(replace(container, state="removing"))
+        if container.state != "removing":
+            self._containers.save(replace(container, state="removing"))
         self._graph.remove_rootfs(container.id)
         shutil.rmtree(self.directory(container.id), ignore_errors=True)
         self._containers.delete(container)
+        self._containers.settle(container.id, container.exit or ExitStatus(0, 0))
 
     def reap(self, job: Job, command: commands.Reap) -> None:
         """A container's first process has ended: release all it held, record the end, wake who waits."""
@@ -252,7 +260,7 @@ class Lifecycle:
             self.release(job.stage, container)
             job.stage("commit")
             container = self._containers.ended(container, command.status)
-            if container.config.auto_remove:
+            if container.state == "removing":
                 job.stage("delete")
                 self.delete(container)
         self._containers.settle(container.id, command.status)
@@ -338,7 +346,3 @@ def merged_env(base: ImageConfig, own: tuple[str, ...]) -> tuple[str, ...]:
 
 def _hostname(container: Container, driver: str) -> str:
     return container.config.hostname or (socket.gethostname() if driver == "host" else container.id[:12])
-
-
-def _namespaces(driver: str) -> frozenset[str]:
-    return frozenset({"ipc", "uts"} if driver == "host" else {"net", "ipc", "uts"})

@@ -83,7 +83,7 @@ class Recovery:
         log.info("ended meanwhile", extra={"container": container.id, "exit_code": status.exit_code})
         self._release(container)
         ended = self._containers.ended(container, status)
-        if ended.config.auto_remove:
+        if ended.state == "removing":
             self._lifecycle.delete(ended)
 
     def _release(self, container: Container) -> None:

@@ -46,13 +46,12 @@ def build(
     hosts_path: str,
     resolv_conf_path: str,
     hostname_path: str,
-    host_network: bool,
     hostname: str,
 ) -> dict[str, Any]:
     """The complete config of a container.
 
     The pod holds network, IPC and UTS namespaces, so those are not named in it, nor are their sysctls; `cgroup_path` is
-    below each hierarchy's root. `host_network` changes nothing here, as it is the pod that has the network. Raises
+    below each hierarchy's root. Raises
     InvalidArgument for what the image brought in and `check` has not seen: user, environment, directory, stop signal.
     """
     check_process(container.command, container.env, container.cwd or "/", container.user)
@@ -200,6 +199,11 @@ def _seccomp(security: Security, bounding: frozenset[str]) -> dict[str, Any] | N
         return _default_profile(bounding)
     profile: dict[str, Any] = json.loads(security.seccomp_profile)
     return profile
+
+
+def default_seccomp() -> dict[str, Any]:
+    """The profile that most containers get: worth compiling before the first one starts."""
+    return _default_profile(capabilities.DEFAULT & capabilities.bounding_set())
 
 
 @cache

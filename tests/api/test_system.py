@@ -45,7 +45,8 @@ def test_version_and_info(system: SystemServiceStub, house: House) -> None:
 
 def test_events_resume_after_a_sequence_number(system: SystemServiceStub, runtime: RuntimeServiceStub) -> None:
     live = system.StreamEvents(system_pb2.StreamEventsRequest(kinds=["container"]))
-    live.initial_metadata()
+    while not any(job.verb == "events" for job in system.ListJobs(system_pb2.ListJobsRequest()).jobs):
+        time.sleep(0.01)
     container = run_once(runtime)
     seen: list[Any] = []
     while not seen or seen[-1].action != "die":

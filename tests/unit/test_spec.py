@@ -54,14 +54,13 @@ def container(config: ContainerConfig | None = None, **changes: Any) -> Containe
     return Container(**(defaults | changes))
 
 
-def build(config: ContainerConfig | None = None, *, host_network: bool = False, **changes: Any) -> dict[str, Any]:
+def build(config: ContainerConfig | None = None, **changes: Any) -> dict[str, Any]:
     return spec.build(
         container(config, **changes),
         cgroup_path=f"/moorage/{ID}",
         hosts_path="/c/hosts",
         resolv_conf_path="/c/resolv.conf",
         hostname_path="/c/hostname",
-        host_network=host_network,
         hostname="box",
     )
 
