@@ -132,6 +132,6 @@ def test_a_registry_that_dies_fails_the_pull_and_the_next_resumes() -> None:
             gate.opened.set()
             _, printed = pulling.communicate(timeout=100)
         assert pulling.returncode == 1
-        assert b"registry.example" in printed
+        assert b"from registry 127.0.0.1" in printed
         registry.start()
         resumes(daemon, gate)

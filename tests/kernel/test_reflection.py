@@ -20,6 +20,10 @@ pytestmark = pytest.mark.kernel
 IMAGE = "registry.example/test/busybox:1"
 
 
+def serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
 class Reflected:
     """Calls by name, with JSON in and out, as grpcurl does."""
 
@@ -35,7 +39,7 @@ class Reflected:
         found: MethodDescriptor = self._pool.FindServiceByName(service).methods_by_name[method]
         answer = message_factory.GetMessageClass(found.output_type)
         message = json_format.ParseDict(request, message_factory.GetMessageClass(found.input_type)())
-        path, coding = f"/{service}/{method}", (Message.SerializeToString, answer.FromString)
+        path, coding = f"/{service}/{method}", (serialize, answer.FromString)
         if found.server_streaming:
             answers: Iterator[Message] = self._channel.unary_stream(path, *coding)(message)
         else:

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from tests.daemon import Daemon
+from tests.registry import LoopbackRegistry
 
 pytestmark = pytest.mark.kernel
 
@@ -26,9 +27,8 @@ def refused(daemon: Daemon, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("pull", "UPPER/case"), ["UPPER/case"]),
+        (("pull", "registry.example/UPPER/case"), ["UPPER/case"]),
         (("pull", "registry.example/test/busybox@sha256:abc"), ["sha256:abc"]),
-        (("pull", "registry.example/test/absent:1"), ["registry.example/test/absent:1"]),
         (("run", "--rm", "--pull", "never", "registry.example/test/absent:1"), ["registry.example/test/absent:1"]),
         (("run", "--rm", "-m", "4k", IMAGE), ["memory", "4096"]),
         (("run", "--rm", "--cpus", "1000", IMAGE), ["cpu"]),
@@ -49,6 +49,11 @@ def refused(daemon: Daemon, *arguments: str) -> str:
 def test_nonsense(daemon: Daemon, arguments: tuple[str, ...], words: list[str]) -> None:
     printed = refused(daemon, *arguments)
     assert all(word in printed for word in words), printed
+
+
+def test_an_image_the_registry_does_not_have(daemon: Daemon, registry: LoopbackRegistry) -> None:
+    printed = refused(daemon, "pull", f"{registry.host}/test/absent:1")
+    assert all(word in printed for word in (registry.host, "test/absent", "404")), printed
 
 
 def test_a_name_in_use(daemon: Daemon) -> None:

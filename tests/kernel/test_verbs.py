@@ -33,9 +33,8 @@ def printed_in_time(daemon: Daemon, name: str, text: str) -> None:
 
 
 def test_exec_shares_the_containers_world(box: Daemon) -> None:
-    printed = box.out("exec", "box", "sh", "-c", "echo $COLOUR; pwd; cat /proc/1/cmdline | tr '\\0' ' '; hostname")
-    assert printed.splitlines()[:3] == ["blue", "/tmp", "sleep 1000 "[:-1] + " "]
-    assert box.inspect("box")["id"].startswith(printed.splitlines()[3])
+    printed = box.out("exec", "box", "sh", "-c", "echo $COLOUR; pwd; hostname; tr '\\0' ' ' < /proc/1/cmdline")
+    assert printed.splitlines() == ["blue", "/tmp", box.inspect("box")["id"][:12], "sleep 1000 "]
 
 
 @pytest.mark.parametrize("code", [0, 3, 255])
@@ -112,7 +111,7 @@ def test_top_shows_processes_as_the_host_numbers_them(box: Daemon) -> None:
 
 
 def test_events_tell_a_life_in_order(daemon: Daemon) -> None:
-    daemon.cli("run", "--rm", "--name", "mayfly", IMAGE, "sh", "-c", "exit 3")
+    daemon.cli("run", "--rm", "--name", "mayfly", IMAGE, "sh", "-c", "exit 3", check=False)
     lines = daemon.out(
         "events", "--after", "0", "--until", "0s", "-f", "object=mayfly", "--format", "json"
     ).splitlines()
