@@ -5,6 +5,7 @@ No retries, no redirects, no credentials here: those are `remote.py`'s.
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -21,6 +22,8 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition
 from moorage.server.registry.config import HostConfig, RegistryConfig
 from moorage.server.registry.problems import Subject, from_exception
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 _PROBE_TIMEOUT = 3.0
@@ -63,6 +66,8 @@ class _HTTPConnection(HTTPConnection):
 class _HTTPSConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
+        # The TLS context decides, by configuration; urllib3 would warn about it at each connection.
+        self.is_verified = True
         _current.line.check()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -222,6 +227,7 @@ def _tls_context(host: HostConfig) -> ssl.SSLContext:
             message, reason="REGISTRY_TLS", hint="correct this host's [[registry.hosts]] table"
         ) from error
     if host.skip_verify:
+        log.warning("certificates of registry %s are not verified, as its skip_verify says", host.host)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
