@@ -1,0 +1,365 @@
+"""Images and their names, over a driver that keeps its layers in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import Cancelled, DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.graph.content import ContentStore
+from moorage.server.graph.drivers.base import RootfsMount
+from moorage.server.graph.graph import Graph
+from moorage.server.graph.graphdb import GraphDB
+from moorage.server.graph.layers import chain_ids
+from moorage.server.model import Image, Layer
+
+REPOSITORY = "docker.io/library/busybox"
+LATEST = f"{REPOSITORY}:latest"
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class MemoryDriver:
+    """Reads layers to their end and remembers them. `gate` holds every `apply` back until it is set."""
+
+    name = "memory"
+    independent_layers = True
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.writable: dict[str, str] = {}
+        self.applied: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def apply(self, chain_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> int:
+        self.entered.set()
+        self.gate.wait()
+        data = b""
+        while piece := tar.read(3):
+            data += piece
+        self.stored[chain_id] = data
+        self.applied.append(chain_id)
+        return len(data)
+
+    def remove_layer(self, chain_id: str) -> None:
+        self.stored.pop(chain_id, None)
+
+    def layers(self) -> set[str]:
+        return set(self.stored)
+
+    def create(self, container_id: str, parent: str) -> None:
+        self.writable[container_id] = parent
+
+    def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
+        return (RootfsMount("bind", self.writable[container_id], ("bind",)),)
+
+    def remove(self, container_id: str) -> None:
+        self.writable.pop(container_id, None)
+
+    def containers(self) -> set[str]:
+        return set(self.writable)
+
+    def size(self, container_id: str) -> int:
+        return len(self.writable[container_id])
+
+    def collect(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.gate.set()
+
+
+class House:
+    """A graph and what it stands on; `reopen` as after a restart of the daemon."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.driver = MemoryDriver()
+        self.content = ContentStore(root / "content")
+        self.db = GraphDB(root / "graph.db")
+        self.graph = Graph(root, self.db, self.content, self.driver)
+
+    def reopen(self) -> None:
+        self.db.close()
+        self.db = GraphDB(self.root / "graph.db")
+        self.graph = Graph(self.root, self.db, self.content, self.driver)
+
+    def store(self, data: bytes) -> str:
+        name = digest(data)
+        if not self.content.exists(name):
+            with self.content.writer(name, len(data), durable=False) as writer:
+                writer.write(data)
+                writer.commit()
+        return name
+
+    def apply(self, *layers: bytes) -> list[str]:
+        diff_ids = [digest(layer) for layer in layers]
+        parent = ""
+        for chain_id, diff_id, layer in zip(chain_ids(diff_ids), diff_ids, layers, strict=True):
+            self.graph.apply_layer(chain_id, diff_id, parent, io.BytesIO(layer), CancelToken())
+            parent = chain_id
+        return diff_ids
+
+    def image(self, *layers: bytes, tags: tuple[str, ...] = (), command: str = "sh") -> Image:
+        config = json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "created": "2024-01-02T03:04:05Z",
+                "config": {"Cmd": [command], "Labels": {"layers": str(len(layers))}},
+                "rootfs": {"type": "layers", "diff_ids": self.apply(*layers)},
+            }
+        ).encode()
+        self.store(config)
+        manifest = self.store(b"manifest of " + config)
+        digests = tuple(f"{tag.rpartition(':')[0]}@{manifest}" for tag in tags)
+        return self.graph.register(config=config, manifest_digest=manifest, tags=tags, digests=digests)
+
+    def events(self) -> list[tuple[str, str]]:
+        return [(event.action, event.name) for event in self.db.events(0, 1000)]
+
+
+def nobody(image_id: str) -> list[str]:
+    return []
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.db.close()
+
+
+def test_a_registered_image_is_found_by_all_its_names(house: House) -> None:
+    image = house.image(b"base", b"top", tags=(LATEST,))
+    assert image.tags == (LATEST,)
+    assert image.digests == (f"{REPOSITORY}@{digest(b'manifest of ' + house.content.read(image.id, 9999))}",)
+    assert image.size == len(b"base" + b"top")
+    assert image.config.command == ("sh",)
+    assert image.created_ns == 1_704_164_645 * 10**9
+    for name in (LATEST, image.digests[0], image.id, image.id[7:], image.id[7:19], image.id[:12]):
+        assert house.graph.get(name) == image
+    assert house.graph.list() == (image,)
+    assert house.events() == [("tag", LATEST), ("pull", LATEST)]
+    house.reopen()
+    assert house.graph.get(LATEST) == image
+
+
+def test_images_that_are_not_here(house: House) -> None:
+    for name in (LATEST, f"{REPOSITORY}@sha256:{'0' * 64}", f"sha256:{'0' * 64}", "abc", ""):
+        with pytest.raises(NotFound, match="is not here"):
+            house.graph.get(name)
+
+
+def test_an_ambiguous_id_lists_the_candidates(house: House) -> None:
+    images = [house.image(b"base", command=f"c{number}") for number in range(17)]
+    with pytest.raises(InvalidArgument, match=r"is ambiguous: [0-9a-f]{12}, ") as caught:
+        for digit in "0123456789abcdef":
+            house.graph.get(digit) if house.db.find("image", f"sha256:{digit}") else None
+    assert caught.value.message.split(" ")[2] in "0123456789abcdef"
+    assert house.graph.get(images[3].id[7:]) == images[3]
+
+
+def test_is_id(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    digits = image.id[7:]
+    assert house.graph.is_id(image.id)
+    assert house.graph.is_id(digits)
+    assert house.graph.is_id("0" * 64)
+    assert house.graph.is_id(digits[:6])
+    assert not house.graph.is_id("busybox")
+    assert not house.graph.is_id(LATEST)
+    absent = next(digit for digit in "0123456789abcdef" if digit != digits[0])
+    assert not house.graph.is_id(absent)
+    house.image(b"other", tags=(f"docker.io/library/{digits[:6]}:latest",))
+    assert not house.graph.is_id(digits[:6])
+
+
+def test_layers_are_shared_by_chain(house: House) -> None:
+    first = house.image(b"base", b"one", tags=("r/a:1",))
+    second = house.image(b"base", b"two", tags=("r/b:1",))
+    swapped = house.image(b"one", b"base", tags=("r/c:1",))
+    assert first.layers[0] == second.layers[0]
+    assert len(house.driver.stored) == 5
+    assert len({layer.chain_id for layer in (*first.layers, *second.layers, *swapped.layers)}) == 5
+    assert house.graph.has_layer(first.layers[1].chain_id)
+    assert not house.graph.has_layer(digest(b"none"))
+
+
+def test_a_tag_moves_to_the_newer_image(house: House) -> None:
+    old = house.image(b"old", tags=(LATEST,))
+    new = house.image(b"new", tags=(LATEST,))
+    assert house.graph.get(LATEST) == new
+    assert house.graph.get(old.id).tags == ()
+    again = house.image(b"new", tags=(LATEST,))
+    assert again == new
+    assert house.events()[-1] == ("pull", LATEST)
+
+
+def test_a_layer_with_the_wrong_content_is_not_committed(house: House) -> None:
+    chain_id = digest(b"promised")
+    with pytest.raises(DataLoss, match=f"its diff ID is {digest(b'delivered')}, not {chain_id}"):
+        house.graph.apply_layer(chain_id, chain_id, "", io.BytesIO(b"delivered"), CancelToken())
+    assert not house.graph.has_layer(chain_id)
+    assert house.driver.stored == {}
+    house.apply(b"promised")
+    assert house.graph.has_layer(chain_id)
+
+
+def test_a_chain_id_must_be_that_of_its_layers(house: House) -> None:
+    with pytest.raises(InvalidArgument, match="is not that of"):
+        house.graph.apply_layer(digest(b"x"), digest(b"y"), "", io.BytesIO(b"y"), CancelToken())
+    for parent, diff_id in (("../x", digest(b"y")), ("", "sha256:../x")):
+        with pytest.raises(InvalidArgument, match="malformed"):
+            house.graph.apply_layer(digest(b"x"), diff_id, parent, io.BytesIO(b"y"), CancelToken())
+
+
+def test_a_layer_wanted_by_many_is_applied_once(house: House) -> None:
+    house.driver.gate.clear()
+    chain_id, found = digest(b"shared"), []
+
+    def want() -> None:
+        found.append(house.graph.apply_layer(chain_id, chain_id, "", io.BytesIO(b"shared"), CancelToken()))
+
+    threads = [threading.Thread(target=want) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert house.driver.entered.wait(30)
+    cancel = CancelToken()
+    cancel.cancel("hung up")
+    with pytest.raises(Cancelled):
+        house.graph.apply_layer(chain_id, chain_id, "", io.BytesIO(b"shared"), cancel)
+    house.driver.gate.set()
+    for thread in threads:
+        thread.join()
+    assert found == [Layer(chain_id, chain_id, "", 6)] * 5
+    assert house.driver.applied == [chain_id]
+
+
+def test_an_image_needs_all_its_layers(house: House) -> None:
+    diff_ids = [*house.apply(b"here"), digest(b"missing")]
+    config = json.dumps(
+        {"architecture": "a", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    ).encode()
+    with pytest.raises(FailedPrecondition, match=f"layer {chain_ids(diff_ids)[1]} is not here"):
+        house.graph.register(config=config, manifest_digest=digest(b"m"), tags=(LATEST,))
+    assert house.graph.list() == ()
+    assert house.events() == []
+
+
+def test_removing_the_last_tag_removes_the_image_and_what_only_it_reached(house: House) -> None:
+    image = house.image(b"base", b"one", tags=(LATEST,))
+    other = house.image(b"base", b"two", tags=("r/b:1",))
+    removed = house.graph.remove(LATEST, nobody)
+    assert removed.untagged == (LATEST, image.digests[0])
+    assert removed.deleted == (image.id,)
+    assert removed.reclaimed > len(b"one")
+    assert house.graph.list() == (other,)
+    assert set(house.driver.stored) == {layer.chain_id for layer in other.layers}
+    assert house.content.digests() == {other.id, other.digests[0].partition("@")[2]}
+    assert house.events()[-3:] == [("untag", LATEST), ("untag", image.digests[0]), ("delete", LATEST)]
+    house.graph.remove(other.id, nobody)
+    assert house.driver.stored == {}
+    assert house.content.digests() == set()
+
+
+def test_removing_one_of_several_tags_keeps_the_image(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST, f"{REPOSITORY}:1", "quay.io/b:2"))
+    assert house.graph.remove(LATEST, lambda _: ["user"]).untagged == (LATEST,)
+    removed = house.graph.remove(f"{REPOSITORY}:1", nobody)
+    assert removed.untagged == (f"{REPOSITORY}:1", image.digests[0])
+    assert (removed.deleted, removed.reclaimed) == ((), 0)
+    assert house.graph.get(image.id).tags == ("quay.io/b:2",)
+
+
+def test_an_image_in_use_stays_as_it_is(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    for name in (LATEST, image.id):
+        with pytest.raises(FailedPrecondition, match="container web is made from it"):
+            house.graph.remove(name, lambda id: ["web"] if id == image.id else [])
+    assert house.graph.get(LATEST) == image
+
+
+def test_an_edge_from_elsewhere_keeps_the_image(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    with house.db.transaction() as tx:
+        tx.link("container image", "c1", image.id)
+    with pytest.raises(FailedPrecondition, match='container image "c1" leads to it'):
+        house.graph.remove(LATEST, nobody)
+    assert house.graph.get(LATEST) == image
+
+
+def test_a_lease_keeps_layers_for_a_pull_under_way(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    with house.graph.lease():
+        assert house.graph.remove(LATEST, nobody).reclaimed == 0
+        assert house.graph.has_layer(image.layers[0].chain_id)
+        house.image(b"base", tags=(LATEST,))
+    assert house.graph.remove(LATEST, nobody).reclaimed > 0
+    assert house.driver.stored == {}
+
+
+def test_collect_deletes_what_nothing_reaches(house: House) -> None:
+    image = house.image(b"base", b"top", tags=(LATEST,))
+    house.apply(b"base", b"interrupted", b"pull")
+    house.driver.stored[digest(b"crashed")] = b"unknown to the database"
+    house.driver.writable = {"c1": "", "gone": ""}
+    fresh, stale = house.store(b"fresh blob"), house.store(b"stale blob")
+    house.content.path(stale).chmod(0o600)
+    os.utime(house.content.path(stale), (1, 1))
+    house.reopen()
+    collected = house.graph.collect({"c1"})
+    assert (collected.layers, collected.rootfs, collected.blobs, collected.unfinished) == (3, 1, 1, 1)
+    assert collected.reclaimed == len(b"interrupted" + b"pull" + b"stale blob")
+    assert set(house.driver.stored) == {layer.chain_id for layer in image.layers}
+    assert house.driver.containers() == {"c1"}
+    assert house.content.exists(fresh)
+    assert not house.content.exists(stale)
+    assert house.graph.get(LATEST) == image
+
+
+def test_collect_gives_up_an_image_whose_layer_is_lost(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    lost = house.image(b"base", b"lost", tags=(LATEST,))
+    kept = house.image(b"base", b"kept", tags=("r/b:1",))
+    del house.driver.stored[lost.layers[1].chain_id]
+    house.graph.collect(set())
+    assert house.graph.list() == (kept,)
+    assert house.events()[-1] == ("lost", LATEST)
+    assert "is lost" in caplog.text
+    assert house.image(b"base", b"lost", tags=(LATEST,)) == lost
+    assert house.driver.stored[lost.layers[1].chain_id] == b"lost"
+
+
+def test_root_file_systems_come_from_the_driver(house: House) -> None:
+    image = house.image(b"base", b"top", tags=(LATEST,))
+    house.graph.create_rootfs("c1", image.id)
+    assert house.driver.writable == {"c1": image.layers[-1].chain_id}
+    assert house.graph.rootfs("c1")[0].source == image.layers[-1].chain_id
+    assert house.graph.rootfs_size("c1") == 71
+    house.graph.remove_rootfs("c1")
+    house.graph.remove_rootfs("c1")
+    with pytest.raises(NotFound):
+        house.graph.create_rootfs("c2", f"sha256:{'0' * 64}")
+    empty = house.image(command="scratch")
+    house.graph.create_rootfs("c3", empty.id)
+    assert house.driver.writable == {"c3": ""}
+    house.graph.close()
+
+
+def test_a_second_process_is_kept_out(house: House) -> None:
+    with pytest.raises(FailedPrecondition), closing(GraphDB(house.root / "graph.db")):
+        pass
