@@ -77,8 +77,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def listen(end: socket.socket, stage: Callable[[str], None], consoles: list[int], stack: ExitStack) -> bool:
-    """The parent's part: read to the end; whether `ready` was said. Raises StartError.
+def listen(end: socket.socket, stage: Callable[[str], None], consoles: list[int], stack: ExitStack) -> str | None:
+    """The parent's part: read to the end; the stage that the child died in, None if it said `ready`. Raises StartError.
 
     A terminal's master is added to `consoles`, and closed by `stack`.
     """
@@ -93,7 +93,7 @@ def listen(end: socket.socket, stage: Callable[[str], None], consoles: list[int]
             stack.callback(os.close, fd)
         kind, content = packet[:1], packet[1:]
         if not packet:
-            return ready
+            return None if ready else last
         if kind == _STAGE:
             last = content.decode()
             stage(last)

@@ -88,13 +88,16 @@ def read_file(root: int, path: str, limit: int) -> bytes:
     except OSError as error:
         number = error.errno or 0
         raise StartError(f"cannot read {path}: {os.strerror(number).lower()}", errno=number, path=path) from error
-    with open(fd, "rb", buffering=0) as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise StartError(f"cannot read {path}: it is not a regular file", path=path)
         if status.st_size > limit:
             raise StartError(f"cannot read {path}: it has more than {limit} bytes", errno=errno.EFBIG, path=path)
         content = b""
-        while len(content) < limit and (chunk := file.read(limit - len(content))):
+        # It may grow while it is read, and a network's file system gives less than asked for.
+        while len(content) < limit and (chunk := os.read(fd, limit - len(content))):
             content += chunk
         return content
+    finally:
+        os.close(fd)

@@ -94,7 +94,8 @@ def execute(
     """Run one more process in the container whose first process is `target_pid`, a child of the caller not yet waited for.
 
     `config` is the container's, `process` shaped as its `process`. The process is a child of the caller, which becomes
-    non-dumpable for good. Raises StartError.
+    non-dumpable for good, and must be waited for in any order: the kernel lets process 1 of a pid namespace end only when all the others
+    have been. Raises StartError.
     """
     validate_process(process)
     job = Job(process, _descriptors(stdio), cgroup, seccomp)
@@ -124,8 +125,9 @@ def _run(
         stack.callback(_end, pid, pidfd)
         theirs.close()
         consoles: list[int] = []
-        if not channel.listen(ours, stage, consoles, stack):
-            raise _died(pidfd)
+        died_in = channel.listen(ours, stage, consoles, stack)
+        if died_in is not None:
+            raise _died(pidfd, died_in)
         stack.pop_all()
         ours.close()
         return Process(pid, pidfd, consoles[0] if consoles else None)
@@ -163,9 +165,10 @@ def _end(pid: int, pidfd: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _died(pidfd: int) -> StartError:
+def _died(pidfd: int, stage: str) -> StartError:
     ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     how = "was killed by signal" if ended and ended.si_code != os.CLD_EXITED else "ended with code"
+    number = ended.si_status if ended else 0
     return StartError(
-        f"the process {how} {ended.si_status if ended else '?'} while it was set up; is its memory limit too low?"
+        f"{stage}: the process {how} {number} while it was set up; is its memory limit too low?", stage=stage
     )

@@ -30,6 +30,7 @@ MS_RDONLY = 1 << 0
 MS_NOSUID = 1 << 1
 MS_NODEV = 1 << 2
 MS_NOEXEC = 1 << 3
+MS_BIND = 1 << 12
 MS_REC = 1 << 14
 MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18

@@ -18,6 +18,14 @@ _IPC = frozenset(
 )
 
 
+def _namespace(kind: str) -> int:
+    return os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
+_HOST = {kind: _namespace(kind) for kind in ("net", "ipc")}
+"""The namespaces this program was started in, which are the host's. Those of process 1 cannot be asked for everywhere."""
+
+
 def path_of(key: str) -> str:
     """The path below /proc/sys of a parameter; where a name has a dot (an interface's), OCI keys are written with slashes.
 
@@ -58,7 +66,7 @@ def _check(key: str, value: str) -> None:
     kind = _kind(path_of(key))
     if not value.replace("\t", " ").isprintable() or "+" in value:
         raise StartError(f"sysctl {key}: value {value!r} is not a plain one", path=key)
-    if os.stat(f"/proc/self/ns/{kind}").st_ino == os.stat(f"/proc/1/ns/{kind}").st_ino:
+    if _namespace(kind) == _HOST[kind]:
         raise StartError(f"sysctl {key} would change the host, whose {kind} namespace is used", path=key)
 
 
