@@ -112,16 +112,19 @@ def say_messages(messages: Iterable[Message]) -> None:
 
 
 def each(names: Iterable[str], action: Callable[[str], object]) -> None:
-    """Do `action` to every name and print the name; tell errors as they come and fail at the end if there were any."""
+    """Do `action` to every name and print the name, unless it answers False; tell errors as they come and fail at the
+    end if there were any.
+    """
     failed = False
     for name in names:
         try:
-            action(name)
+            done = action(name)
         except MoorageError as error:
             tell_error(error)
             failed = True
         else:
-            say(name)
+            if done is not False:
+                say(name)
     if failed:
         raise Failure(1)
 
@@ -132,6 +135,9 @@ class Parsed(click.ParamType[Any]):
     def __init__(self, name: str, function: Callable[[str], object]) -> None:
         self.name = name
         self._function = function
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -160,7 +166,7 @@ def detach_keys_option(function: F) -> F:
 
     return click.option(
         "--detach-keys",
-        type=Parsed("keys", parse.detach_keys),
+        type=Parsed("KEYS", parse.detach_keys),
         default="ctrl-p,ctrl-q",
         show_default=True,
         help="Keys that leave the container running; empty for none.",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SIZE = Parsed("bytes", parse.size)
-_LIMIT = Parsed("bytes", parse.size_or_unlimited)
+_SIZE = Parsed("BYTES", parse.size)
+_LIMIT = Parsed("BYTES", parse.size_or_unlimited)
 
 _OPTIONS = (
     click.option("-i", "--interactive", is_flag=True, help="Keep stdin open."),
@@ -40,7 +40,7 @@ _OPTIONS = (
     ),
     click.option("-m", "--memory", type=_SIZE, default="0", help="Memory limit, such as 32m."),
     click.option("--memory-swap", type=_LIMIT, default="0", help="Memory and swap together; -1 for no limit."),
-    click.option("--cpus", type=Parsed("number", parse.cpus), default=0, help="CPUs it may use, such as 0.5."),
+    click.option("--cpus", type=Parsed("NUMBER", parse.cpus), default=0, help="CPUs it may use, such as 0.5."),
     click.option(
         "--cpu-shares", type=click.IntRange(0, 262144), default=0, help="Weight against others; 1024 is usual."
     ),
@@ -48,7 +48,9 @@ _OPTIONS = (
     click.option("--cpuset-mems", default="", metavar="LIST", help="Memory nodes it may use."),
     click.option("--pids-limit", type=click.IntRange(-1), default=0, help="Most processes and threads."),
     click.option("--ulimit", multiple=True, type=Parsed("NAME=SOFT[:HARD]", parse.ulimit), help="Resource limit."),
-    click.option("--network", default="", help="Network: bridge (the default), host, none, or one of yours."),
+    click.option(
+        "--network", "--net", "network", default="", help="Network: bridge (the default), host, none, or one of yours."
+    ),
     click.option("-h", "--hostname", default="", help="Host name."),
     click.option("--dns", multiple=True, metavar="ADDRESS", help="Name server, instead of the host's."),
     click.option("--dns-search", multiple=True, metavar="DOMAIN", help="Search domain, instead of the host's."),

@@ -12,7 +12,10 @@ from moorage.client.console import say
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of a shell; in bash: eval "$(moorage completion bash)"."""
+    """Print the completion script of a shell.
+
+    In bash: eval "$(moorage completion bash)"
+    """
     completion = get_completion_class(shell)
     if completion is None:
         raise click.UsageError(f"no completion for {shell}")

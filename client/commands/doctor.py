@@ -18,9 +18,9 @@ _COLOURS = {"ok": "green", "degraded": "yellow", "missing": "red"}
 )
 @format_option
 def command(root: str, output: str) -> None:
-    """Examine this host: what it has, what it lacks, and what that costs.
+    """Examine this host.
 
-    Exits with 1 when something essential is missing.
+    Tells what it has, what it lacks, and what that costs. Exits with 1 when something essential is missing.
     """
     from moorage.server import doctor
 

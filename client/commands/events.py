@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--since", type=Parsed("time", parse.moment), help="From then on: a time, or 10m for ten minutes ago.")
-@click.option("--until", type=Parsed("time", parse.moment), help="Stop at that time.")
+@click.option("--since", type=Parsed("TIME", parse.moment), help="From then on: a time, or 10m for ten minutes ago.")
+@click.option("--until", type=Parsed("TIME", parse.moment), help="Stop at that time.")
 @click.option("--after", type=click.IntRange(0), help="After this sequence number; 0 for all that are kept.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="kind=, action=, object=.")
 @click.option(
@@ -36,7 +36,10 @@ def command(
     filters: tuple[str, ...],
     output: str,
 ) -> None:
-    """Show what happens, as it happens, and with --since or --after what has happened."""
+    """Show what happens, as it happens.
+
+    With --since or --after also what has happened before.
+    """
     from moorage.client.jsonout import to_dict
 
     query = _query(filters)

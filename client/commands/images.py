@@ -24,7 +24,10 @@ HEADERS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
 @format_option
 @pass_settings
 def command(settings: Settings, reference: str, quiet: bool, no_trunc: bool, output: str) -> None:
-    """List images, newest first: all, or those of a repository."""
+    """List images, newest first.
+
+    All, or those of a repository.
+    """
     with settings.client() as client:
         images = client.images.list(reference)
     if output == "json":

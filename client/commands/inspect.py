@@ -25,7 +25,10 @@ Kind = Literal["container", "image", "network"]
 @click.option("--format", "output", type=click.Choice(["json"]), help="json: on one line.")
 @pass_settings
 def command(settings: Settings, names: tuple[str, ...], kind: Kind | None, size: bool, output: str | None) -> None:
-    """Show all there is to know of a container, image or network, as JSON (a list when several are named)."""
+    """Show all there is to know, as JSON.
+
+    Of a container, else an image, else a network of that name; a list when several are named.
+    """
     with settings.client() as client:
         found: list[dict[str, Any]] = [to_dict(_find(client, name, kind, size)) for name in names]
     say_json(found[0] if len(found) == 1 else found, indent=None if output else 2)

@@ -13,16 +13,18 @@ from moorage.client.jsonout import enum_word
 if TYPE_CHECKING:
     from moorage.v1 import system_pb2
 
-HEADERS = ("ID", "VERB", "OBJECT", "CALLER", "STATE", "TIME", "STAGES", "ERROR")
+HEADERS = ("ID", "VERB", "OBJECT", "CALLER", "STATE", "TIME", "ERROR", "LONGEST STAGES")
+STAGES_SHOWN = 3
 
 
 @click.group(invoke_without_command=True)
 @click.option("-a", "--all", "every", is_flag=True, help="Also the last that have ended.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only numbers.")
+@click.option("--no-trunc", is_flag=True, help="Print everything whole, and all stages.")
 @format_option
 @pass_settings
 @click.pass_context
-def command(ctx: click.Context, settings: Settings, every: bool, quiet: bool, output: str) -> None:
+def command(ctx: click.Context, settings: Settings, every: bool, quiet: bool, no_trunc: bool, output: str) -> None:
     """List the daemon's jobs that run now, oldest first."""
     if ctx.invoked_subcommand is not None:
         return
@@ -34,7 +36,7 @@ def command(ctx: click.Context, settings: Settings, every: bool, quiet: bool, ou
         for job in jobs:
             say(str(job.id))
     else:
-        say_table(HEADERS, [_row(job) for job in jobs])
+        say_table(HEADERS, [_row(job, no_trunc) for job in jobs])
 
 
 @command.command()
@@ -46,17 +48,19 @@ def cancel(settings: Settings, jobs: tuple[int, ...]) -> None:
         each([str(job) for job in jobs], lambda job: client.system.cancel_job(int(job)))
 
 
-def _row(job: system_pb2.Job) -> tuple[str, ...]:
+def _row(job: system_pb2.Job, no_trunc: bool) -> tuple[str, ...]:
     from moorage.v1 import system_pb2
 
-    stages = (f"{stage.name} {format.brief_duration(stage.duration_nanos)}" for stage in job.stages)
+    stages = list(job.stages)
+    if not no_trunc:
+        stages = sorted(stages, key=lambda stage: -stage.duration_nanos)[:STAGES_SHOWN]
     return (
         str(job.id),
         job.verb,
-        format.shorten(job.object, 24),
+        job.object if no_trunc else format.shorten(job.object, 32),
         job.caller,
         enum_word(system_pb2.JobState.DESCRIPTOR, job.state),
         format.brief_duration(job.duration_nanos),
-        ", ".join(stages),
-        format.shorten(job.error, 60),
+        job.error if no_trunc else format.shorten(job.error, 60),
+        ", ".join(f"{stage.name} {format.brief_duration(stage.duration_nanos)}" for stage in stages),
     )

@@ -33,12 +33,12 @@ def _tail(text: str) -> int:
 @container_argument()
 @click.option("-f", "--follow", is_flag=True, help="Stay and show what comes.")
 @click.option(
-    "-n", "--tail", type=Parsed("lines", _tail), default="all", show_default=True, help="Only the last lines."
+    "-n", "--tail", type=Parsed("LINES", _tail), default="all", show_default=True, help="Only the last lines."
 )
 @click.option(
-    "--since", type=Parsed("time", parse.moment), help="Only from then on: a time, or 10m for ten minutes ago."
+    "--since", type=Parsed("TIME", parse.moment), help="Only from then on: a time, or 10m for ten minutes ago."
 )
-@click.option("--until", type=Parsed("time", parse.moment), help="Only before then.")
+@click.option("--until", type=Parsed("TIME", parse.moment), help="Only before then.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time.")
 @pass_settings
 def command(
@@ -50,7 +50,10 @@ def command(
     until: datetime | None,
     timestamps: bool,
 ) -> None:
-    """Show what CONTAINER wrote: its stdout on stdout, its stderr on stderr."""
+    """Show what CONTAINER wrote.
+
+    Its stdout goes to stdout, its stderr to stderr.
+    """
     writer = _Writer(timestamps)
     with (
         settings.client() as client,

@@ -16,7 +16,10 @@ from moorage.client.ports import container_side, host_side
 @format_option
 @pass_settings
 def command(settings: Settings, container: str, port: tuple[int, str] | None, output: str) -> None:
-    """List the ports of the host that lead to CONTAINER, or to its PORT."""
+    """List the host ports that lead to CONTAINER.
+
+    All, or those that lead to its PORT.
+    """
     with settings.client() as client:
         ports = list(client.containers.get(container).endpoint.ports)
     if port is not None:

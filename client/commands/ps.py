@@ -12,6 +12,8 @@ from moorage.client.console import Settings, format_option, pass_settings, say, 
 from moorage.client.ports import endpoint_ports
 
 if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
     from moorage.v1 import runtime_pb2
 
 HEADERS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAME")
@@ -27,7 +29,10 @@ HEADERS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NA
 def command(
     settings: Settings, every: bool, quiet: bool, filters: tuple[str, ...], no_trunc: bool, output: str
 ) -> None:
-    """List containers, newest first: those that run, or all."""
+    """List containers, newest first.
+
+    Those that run, or all.
+    """
     query = _query(filters)
     with settings.client() as client:
         containers = client.containers.list(all=every, **query)
@@ -78,7 +83,7 @@ def _row(container: runtime_pb2.Container, no_trunc: bool, now: float) -> tuple[
         container.id if no_trunc else format.short_id(container.id),
         container.config.image,
         words if no_trunc else format.shorten(words, 30),
-        format.ago(container.created_at.seconds, now),
+        format.ago(_seconds(container.created_at), now),
         _status(container, now),
         ", ".join(endpoint_ports(container.endpoint)),
         container.name,
@@ -89,8 +94,13 @@ def _status(container: runtime_pb2.Container, now: float) -> str:
     from moorage.v1 import runtime_pb2
 
     if container.state == runtime_pb2.CONTAINER_STATE_RUNNING:
-        return f"Up {format.duration(now - container.started_at.seconds)}"
+        return f"Up {format.duration(now - _seconds(container.started_at))}"
     if container.state == runtime_pb2.CONTAINER_STATE_EXITED:
         oom = " OOMKilled" if container.oom_killed else ""
-        return f"Exited ({container.exit_code}){oom} {format.ago(container.finished_at.seconds, now)}".rstrip()
+        return f"Exited ({container.exit_code}){oom} {format.ago(_seconds(container.finished_at), now)}".rstrip()
     return "Removing" if container.state == runtime_pb2.CONTAINER_STATE_REMOVING else "Created"
+
+
+def _seconds(moment: Timestamp) -> float:
+    """Seconds since 1970; 0 for an unset one."""
+    return moment.ToNanoseconds() / 1e9

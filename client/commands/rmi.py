@@ -14,7 +14,10 @@ from moorage.client.errors import MoorageError, NotFound
 @click.option("-f", "--force", is_flag=True, help="One that is not there is fine.")
 @pass_settings
 def command(settings: Settings, images: tuple[str, ...], force: bool) -> None:
-    """Remove images: a tag, or by ID the image with all its tags."""
+    """Remove images.
+
+    A tag, or by ID the image with all its tags.
+    """
     failed = False
     reclaimed = 0
     with settings.client() as client:

@@ -28,7 +28,10 @@ CLEAR = "\x1b[2J" + HOME
 @format_option
 @pass_settings
 def command(settings: Settings, containers: tuple[str, ...], no_stream: bool, interval: float, output: str) -> None:
-    """Show what containers use, again and again: those named, or all that run."""
+    """Show what containers use, again and again.
+
+    Those named, or all that run.
+    """
     live = output == "table" and not no_stream and sys.stdout.isatty()
     with (
         settings.client() as client,

@@ -12,6 +12,9 @@ from moorage.client.console import Settings, container_argument, each, pass_sett
 @click.option("-t", "--time", "--timeout", "timeout", type=click.IntRange(0), help="Seconds until SIGKILL.")
 @pass_settings
 def command(settings: Settings, containers: tuple[str, ...], timeout: int | None) -> None:
-    """Stop containers: their stop signal first, SIGKILL when the time is over."""
+    """Stop containers.
+
+    Their stop signal comes first, SIGKILL when the time is over.
+    """
     with settings.client() as client:
         each(containers, lambda name: client.containers.stop(name, timeout=timeout))

@@ -280,10 +280,11 @@ def test_verbs_for_many_go_on_after_an_error(
     assert run(daemon, *arguments, "box") == 0
 
 
-def test_rm_of_nothing_is_fine_only_by_force(daemon: FakeDaemon) -> None:
+def test_rm_of_nothing_is_fine_only_by_force(daemon: FakeDaemon, capfd: Capture) -> None:
     daemon.script["RemoveContainer"] = Refusal("NOT_FOUND", "it does not exist")
     assert run(daemon, "rm", "nothing") == 1
     assert run(daemon, "rm", "-f", "nothing") == 0
+    assert capfd.readouterr().out == ""
 
 
 def test_rmi_tells_what_went(daemon: FakeDaemon, capfd: Capture) -> None:
