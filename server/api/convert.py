@@ -34,6 +34,7 @@ STATES = {
     "removing": runtime_pb2.CONTAINER_STATE_REMOVING,
 }
 STATE_NAMES = {value: key for key, value in STATES.items() if key != "starting"}
+LOG_STREAMS = {"stdout": runtime_pb2.LOG_STREAM_STDOUT, "stderr": runtime_pb2.LOG_STREAM_STDERR}
 JOB_STATES = {
     "waiting": system_pb2.JOB_STATE_WAITING,
     "running": system_pb2.JOB_STATE_RUNNING,
@@ -291,10 +292,15 @@ def process(value: commands.ProcessInfo) -> runtime_pb2.Process:
     )
 
 
-def log_entry(value: commands.LogLine) -> runtime_pb2.LogEntry:
-    """One log line."""
-    stream = runtime_pb2.LOG_STREAM_STDOUT if value.stream == "stdout" else runtime_pb2.LOG_STREAM_STDERR
-    return runtime_pb2.LogEntry(stream=stream, time=timestamp(value.time_ns), data=value.data, partial=value.partial)
+def log_entries(lines: Iterable[commands.LogLine]) -> runtime_pb2.GetLogsResponse:
+    """A batch of log lines. Made in place: a message built first would be copied into the batch."""
+    response = runtime_pb2.GetLogsResponse()
+    add, seen, time = response.entries.add, 0, None
+    for time_ns, stream, data, partial in lines:
+        if time_ns != seen:
+            seen, time = time_ns, timestamp(time_ns)
+        add(stream=LOG_STREAMS[stream], time=time, data=data, partial=partial)
+    return response
 
 
 def sample(value: commands.Sample) -> runtime_pb2.ContainerStats:

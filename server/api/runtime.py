@@ -129,7 +129,7 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         )
         async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
             async for batch in items:
-                yield pb.GetLogsResponse(entries=[convert.log_entry(line) for line in batch])
+                yield convert.log_entries(batch)
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Ctx) -> AsyncIterator[pb.GetStatsResponse]:
         interval = (request.interval_millis or 1000) / 1000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moorage.server.engine.job import Command, Job, StreamCommand
 from moorage.server.model import Container, ContainerConfig, Event, ExitStatus, Image, Network, Platform
@@ -208,8 +208,7 @@ class Exec(StreamCommand[StreamItem]):
     privileged: bool = False
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line, or part of one, of a container's log. `data` has the newline where there was one."""
 
     time_ns: int

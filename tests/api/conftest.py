@@ -94,19 +94,23 @@ def grpc_addr(house: House) -> str:
 
 @pytest.fixture
 def runtime(grpc_channel: Any) -> RuntimeServiceStub:
-    return RuntimeServiceStub(grpc_channel)
+    stub: RuntimeServiceStub = RuntimeServiceStub(grpc_channel)
+    return stub
 
 
 @pytest.fixture
 def images(grpc_channel: Any) -> ImageServiceStub:
-    return ImageServiceStub(grpc_channel)
+    stub: ImageServiceStub = ImageServiceStub(grpc_channel)
+    return stub
 
 
 @pytest.fixture
 def networks(grpc_channel: Any) -> NetworkServiceStub:
-    return NetworkServiceStub(grpc_channel)
+    stub: NetworkServiceStub = NetworkServiceStub(grpc_channel)
+    return stub
 
 
 @pytest.fixture
 def system(grpc_channel: Any) -> SystemServiceStub:
-    return SystemServiceStub(grpc_channel)
+    stub: SystemServiceStub = SystemServiceStub(grpc_channel)
+    return stub
