@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
+import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -49,6 +52,38 @@ def test_our_own_binary_is_no_command(image: Image, start: str) -> None:
     assert caught.value.exit_code == 126
     target.kill()
     assert interpreter_hash() == before
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_interpreter_behind_a_read_only_mount(tmp_path: Path, protected: bool) -> None:
+    """What is left when all else fails: a way to the binary that was kept until it runs no more does not lead to writing."""
+    code = """
+import sys
+from moorage.server.libcontainer import protect
+if sys.argv[1] == "True":
+    protect.execute_read_only(sys.orig_argv[1:])
+print(sys.argv, flush=True)
+sys.stdin.read()
+"""
+    python = shutil.copy(os.path.realpath(sys.executable), tmp_path / "python")
+    environment = {"PYTHONHOME": sys.base_prefix, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+    arguments = [python, "-c", code, str(protected)]
+    with subprocess.Popen(
+        arguments, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin and child.stdout
+        assert child.stdout.readline() == f"['-c', '{protected}']\n"
+        kept = os.open(f"/proc/{child.pid}/exe", os.O_PATH)
+        child.stdin.close()
+    try:
+        os.close(os.open(f"/proc/self/fd/{kept}", os.O_RDWR))
+        written = True
+    except OSError as error:
+        assert error.errno == errno.EROFS
+        written = False
+    finally:
+        os.close(kept)
+    assert written != protected
 
 
 @supervised

@@ -257,13 +257,15 @@ def test_init_ends_as_the_command_ends(image: Image) -> None:
     assert caught.value.exit_code == 127
 
 
+@pytest.mark.parametrize("username", ["root", "bob"])
 @supervised
-def test_init_keeps_out_of_reach(image: Image) -> None:
-    script = "cat /proc/1/exe || ls /proc/1/fd || cat /proc/1/environ || cat /proc/1/maps || echo none"
-    target = begin(image, config(sh(script, user={"username": "bob"})), init=True)
-    assert not os.listdir(f"/proc/{target.process.pid}/fd")
+def test_init_keeps_out_of_reach(image: Image, username: str) -> None:
+    script = "cat /proc/1/exe || busybox readlink /proc/1/cwd || cat /proc/1/environ || cat /proc/1/maps || echo none; sleep 0.2"
+    target = begin(image, config(sh(script, user={"username": username})), init=True)
+    assert target.line().endswith("Permission denied")
     status = Path(f"/proc/{target.process.pid}/status").read_text()
-    assert "Uid:\t1000\t1000" in status
+    assert f"Uid:\t{1000 if username == 'bob' else 0}\t" in status and "CapEff:\t00000000080000eb" in status
+    assert not os.listdir(f"/proc/{target.process.pid}/fd")
     assert target.finish().output.endswith("none\n")
 
 
