@@ -6,6 +6,8 @@ import ctypes
 import os
 from pathlib import Path
 
+from moorage.server.errors import Internal
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syncfs.argtypes = [ctypes.c_int]
 _libc.syncfs.restype = ctypes.c_int
@@ -21,11 +23,13 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file_system(path: Path) -> None:
-    """syncfs(2): everything written to the file system that holds `path`. One call for a layer's thousands of files."""
+    """syncfs(2): everything written to the file system that holds `path`, in one call for thousands of files. Raises Internal."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
+            raise Internal(
+                f"cannot sync the file system of {path}: {os.strerror(number).lower()}", path=path, errno=number
+            )
     finally:
         os.close(fd)

@@ -78,7 +78,7 @@ class TarStream:
         self.offset = 0
         self._left = 0
         self._padding = 0
-        self._where = "header at offset 0"
+        self._entry: Entry | None = None
 
     def __iter__(self) -> Iterator[Entry]:
         shared: dict[bytes, bytes] = {}
@@ -121,17 +121,16 @@ class TarStream:
     def _next_header(self) -> Entry | None:
         """The next header as it stands; None at the end of the archive."""
         self._skip()
-        self._where = f"header at offset {self.offset}"
+        self._entry = None
         block = self._read(BLOCK)
         if not block:
             return None
         self.offset += len(block)
         if len(block) < BLOCK:
-            raise TarError(f"archive ends inside the {self._where}")
+            raise TarError(f"archive ends inside the header at offset {self.offset - len(block)}")
         if block.count(0) == BLOCK:
             return None
-        entry = parse_header(block, self.offset - BLOCK)
-        self._where = entry.describe()
+        self._entry = entry = parse_header(block, self.offset - BLOCK)
         if entry.kind == b"S":
             with self._naming(entry):
                 entry.segments, entry.real_size = self._old_sparse_map(block)
@@ -148,17 +147,17 @@ class TarStream:
 
     def _skip(self) -> None:
         for _ in self.data():
-            pass
-        self._take(self._padding)
-        self._padding = 0
+            continue
+        if self._padding:
+            self._take(self._padding)
+            self._padding = 0
 
     def _take(self, count: int) -> bytes:
         data = self._read(count)
         self.offset += len(data)
         if len(data) < count:
-            raise TarError(
-                f"archive ends inside {self._where}: offset {self.offset}, {count - len(data)} bytes missing"
-            )
+            where = self._entry.describe() if self._entry else "a header"
+            raise TarError(f"archive ends inside {where}: offset {self.offset}, {count - len(data)} bytes missing")
         return data
 
     def _extension(self, entry: Entry) -> bytes:
@@ -177,11 +176,9 @@ class TarStream:
             else:
                 entry.kind = REGULAR
             self._left, self._padding = entry.size, -entry.size % BLOCK
-            self._where = entry.describe()
             self._new_sparse_map(entry, values, records)
         elif entry.kind in KINDS:
             entry.size = 0
-            self._where = entry.describe()
         else:
             raise TarError(f"{entry.describe()} has unsupported type {entry.kind!r}")
         if entry.segments is None:
@@ -198,7 +195,7 @@ class TarStream:
             block = self._take(BLOCK)
             segments += _old_segments(block[:504])
             more = block[504]
-            self._limit(segments)
+            limit_segments(segments)
         return segments, real_size
 
     def _new_sparse_map(self, entry: Entry, values: dict[bytes, bytes], records: Records) -> None:
@@ -218,7 +215,7 @@ class TarStream:
             entry.segments = list(zip(offsets, lengths, strict=True))
         else:
             return
-        self._limit(entry.segments)
+        limit_segments(entry.segments)
         entry.name = values.get(b"GNU.sparse.name", entry.name)
         entry.real_size = decimal(values.get(b"GNU.sparse.realsize", values.get(b"GNU.sparse.size", b"")))
 
@@ -240,9 +237,10 @@ class TarStream:
         numbers = [decimal(line) for line in text.split(b"\n")[1 : 2 * lines + 1]]
         return list(zip(numbers[::2], numbers[1::2], strict=True))
 
-    def _limit(self, segments: Segments) -> None:
-        if len(segments) > MAX_SEGMENTS:
-            raise TarError(f"{self._where} has more than {MAX_SEGMENTS} segments")
+
+def limit_segments(segments: Segments) -> None:
+    if len(segments) > MAX_SEGMENTS:
+        raise ValueError(f"it has more than {MAX_SEGMENTS} segments")
 
 
 def parse_header(block: bytes, offset: int) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from moorage.server.graph.drivers.overlay import OverlayDriver
 from moorage.server.graph.drivers.vfs import VfsDriver
 from tests.archives import Archive, in_rootfs, sparse_archive
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 BASE, TOP, THIRD = (f"sha256:{digit * 64}" for digit in "abc")
 

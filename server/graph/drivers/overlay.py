@@ -58,7 +58,7 @@ class OverlayDriver:
             return self._record(chain_id).size
         if parent:
             self._storage.layer(parent)
-        with self._storage.staged(final, durable=True) as path:
+        with self._storage.staged(final) as path:
             diff = path / "diff"
             diff.mkdir(mode=0o755)
             # Below the base there is nothing to hide.

@@ -21,7 +21,6 @@ from pathlib import Path
 from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
 from moorage.server.graph.content import check_digest
 from moorage.server.graph.drivers.base import Confined
-from moorage.server.graph.syncing import sync_directory
 
 CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
@@ -53,8 +52,11 @@ class Storage:
         return self.containers / container_id
 
     @contextmanager
-    def staged(self, final: Path, *, durable: bool = False) -> Iterator[Path]:
-        """A new directory to fill, which becomes `final` when the block ends, and goes when it fails."""
+    def staged(self, final: Path) -> Iterator[Path]:
+        """A new directory to fill, which becomes `final` when the block ends, and goes when it fails.
+
+        Nothing is synced here: `Graph.register` syncs the file system before an image has a name, and at a start layers of no image go.
+        """
         path = self._staging / f"{os.getpid()}-{next(self._numbers)}"
         path.mkdir(mode=0o700)
         try:
@@ -65,8 +67,6 @@ class Storage:
         except BaseException:
             self.discard(path)
             raise
-        if durable:
-            sync_directory(final.parent)
 
     def discard(self, path: Path) -> None:
         """Have a tree gone; missing is fine."""

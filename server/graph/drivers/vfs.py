@@ -30,7 +30,7 @@ class VfsDriver:
         final = self._storage.layer(chain_id)
         if final.is_dir():
             return int((final / "size").read_text())
-        with self._storage.staged(final, durable=True) as path:
+        with self._storage.staged(final) as path:
             tree = self._copy(parent, path, cancel)
             size = self._confined.unpack(str(tree), tar, "apply", cancel).size
             (path / "size").write_text(str(size))
