@@ -238,13 +238,15 @@ class NativeDriver:
 
 
 def _start_message(spec: ContainerSpec) -> dict[str, Any]:
-    # The filter goes as text: it is the key of the compiled program, and is parsed only where that is missing.
+    # The filter goes as text: it is the key of the compiled program, and is parsed only where that is missing. The config does, as
+    # the supervisor has no use for what is in it, but hands it on.
     linux = dict(spec.config["linux"])
     profile = linux.pop("seccomp", None)
     return {
         "op": "start",
         "container": spec.id,
-        "config": {**spec.config, "linux": linux},
+        "config": json.dumps({**spec.config, "linux": linux}),
+        "cgroup": linux["cgroupsPath"],
         "seccomp": json.dumps(profile) if profile else None,
         "rootfs": [dict(mount) for mount in spec.rootfs],
         "log_path": spec.log_path,

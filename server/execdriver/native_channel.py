@@ -19,12 +19,12 @@ from moorage.server.execdriver.spawner_client import raise_error
 from moorage.server.supervisor import protocol
 from moorage.server.supervisor.protocol import VERSION, Channel, Decoder, Frame
 
-HELLO = protocol.pack_message({"op": "hello", "version": VERSION})
+HELLO = {"op": "hello", "version": VERSION}
 
 _CREDENTIALS = struct.Struct("iII")
 
 
-def connect(directory: Path) -> socket.socket:
+def connect(directory: Path, greeting: Mapping[str, Any] = HELLO) -> socket.socket:
     """Connect to the supervisor of the pod whose directory this is, greeting sent. Raises NotFound, Unavailable."""
     pod_id = directory.name
     try:
@@ -34,7 +34,7 @@ def connect(directory: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(protocol.socket_address(fd))
-        sock.sendall(HELLO)
+        sock.sendall(protocol.pack_message(greeting))
     except OSError as error:
         sock.close()
         raise died(pod_id) from error

@@ -17,7 +17,7 @@ MAX_FD = 1 << 30
 def forked(main: Callable[[list[int]], None], fds: Sequence[int]) -> int:
     """Fork a child that runs `main` with its copies of `fds` and ends; answer its pid.
 
-    0, 1 and 2 are /dev/null there, all else is closed.
+    0, 1 and 2 are /dev/null there, all else is closed. Its SIGCHLD handler does nothing.
     """
     pid = os.fork()
     if pid:
@@ -25,7 +25,6 @@ def forked(main: Callable[[list[int]], None], fds: Sequence[int]) -> int:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         main(_keep_only(fds))
         status = 0
     except BaseException:

@@ -7,17 +7,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from moorage.server.libcontainer import process
 from moorage.server.libcontainer.cgroups import Cgroup, CgroupManager
-from moorage.server.libcontainer.process import Process, StartError, Stdio
-from moorage.server.supervisor import filters, streams
+from moorage.server.supervisor import streams
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.log import LogFile
 from moorage.server.supervisor.loop import Loop
-from moorage.server.supervisor.protocol import EXIT_SUFFIX, STATE_SUFFIX, STDERR, STDOUT, STREAM_NAMES
+from moorage.server.supervisor.protocol import EXIT_SUFFIX, STREAM_NAMES
 
 DRAIN_SECONDS = 1.0
 """How long after the end of a container its streams are read, if somebody outside holds them open."""
@@ -35,25 +33,39 @@ class Surroundings(NamedTuple):
     oom_score: int
 
 
+class Started(NamedTuple):
+    """A container's first process, started, and our ends of its streams. `outputs` are kind and descriptor."""
+
+    pid: int
+    pidfd: int
+    at_ns: int
+    stdin: int | None
+    outputs: list[tuple[int, int]]
+    terminal: bool
+    log: LogFile
+    seccomp: bytes | None
+
+
 class Container:
-    """One run of a container. Made by `start_container`; `on_end` is called once with it, when `status` is set."""
+    """One run of a container. `on_end` is called once with it, when `status` is set."""
 
     def __init__(
         self, around: Surroundings, spec: Mapping[str, Any], started: Started, on_end: Callable[[Container], None]
     ) -> None:
         self.id: str = spec["container"]
-        self.config: dict[str, Any] = spec["config"]
+        self.config: str = spec["config"]
+        """As JSON."""
         self.seccomp = started.seccomp
-        self.cgroup = started.cgroup
-        self.pid = started.process.pid
+        self.cgroup: Cgroup = around.cgroups.cgroup(spec["cgroup"])
+        self.pid = started.pid
         self.started_ns = started.at_ns
         self.status: dict[str, Any] | None = None
         self.ending = False
         """Its first process has ended; what it wrote may not all be read."""
         self._around = around
         self._log = started.log
-        self._pidfd = started.process.pidfd
-        self._console = started.process.console
+        self._pidfd = started.pidfd
+        self._console = started.outputs[0][1] if started.terminal else None
         self._stdin_once = bool(spec.get("stdin_once")) and self._console is None
         self._attached: list[Attachment] = []
         self.leaving: list[Attachment] = []
@@ -189,102 +201,6 @@ class Container:
         for attachment in self.leaving:
             attachment.end(self.status)
         self._on_end(self)
-
-
-class Started(NamedTuple):
-    """What `start_container` has when the process runs. `outputs` are kind and descriptor."""
-
-    process: Process
-    cgroup: Cgroup
-    log: LogFile
-    seccomp: bytes | None
-    stdin: int | None
-    outputs: list[tuple[int, int]]
-    at_ns: int
-
-
-def start_container(
-    around: Surroundings, spec: Mapping[str, Any], stage: Callable[[str], None], on_end: Callable[[Container], None]
-) -> Container:
-    """Start a container as the message of a `start` says; nothing is left when it fails. Raises StartError."""
-    identity, config = spec["container"], spec["config"]
-    config["process"].setdefault("oomScoreAdj", around.oom_score)
-    state = {"id": identity, "cgroup": config["linux"]["cgroupsPath"], "pid": 0, "started_ns": 0}
-    with contextlib.ExitStack() as undo:
-        stage("prepare")
-        with _start_errors("prepare"):
-            seccomp = filters.program(spec["seccomp"]) if spec.get("seccomp") else None
-            log = LogFile(spec["log_path"], spec["log"]["max_size"], spec["log"]["max_files"])
-            undo.callback(log.close)
-            _record(around.directory, state, undo)
-        with _start_errors("cgroup"):
-            cgroup = around.cgroups.cgroup(config["linux"]["cgroupsPath"])
-            cgroup.create(config["linux"].get("resources") or {})
-            undo.callback(cgroup.remove)
-        child, stdio, stdin, outputs = _run(spec, cgroup, seccomp, stage)
-        at_ns = time.time_ns()
-        undo.pop_all()
-    for fd in stdio:
-        os.close(fd)
-    with contextlib.suppress(OSError):
-        write_json(around.directory, identity + STATE_SUFFIX, {**state, "pid": child.pid, "started_ns": at_ns})
-    return Container(around, spec, Started(child, cgroup, log, seccomp, stdin, outputs, at_ns), on_end)
-
-
-def _record(directory: int, state: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
-    """Write down what is to be killed should we die, before there is anything to kill."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(state["id"] + EXIT_SUFFIX, dir_fd=directory)
-    write_json(directory, state["id"] + STATE_SUFFIX, state)
-    undo.callback(os.unlink, state["id"] + STATE_SUFFIX, dir_fd=directory)
-
-
-@contextlib.contextmanager
-def _start_errors(stage: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        path = str(error.filename or "")
-        raise StartError(str(error), stage=stage, errno=error.errno or 0, path=path) from error
-    except ValueError as error:
-        raise StartError(str(error), stage=stage) from error
-
-
-def _run(
-    spec: Mapping[str, Any], cgroup: Cgroup, seccomp: bytes | None, stage: Callable[[str], None]
-) -> tuple[Process, list[int], int | None, list[tuple[int, int]]]:
-    """Start the process on pipes or a terminal: the process, what of its descriptors to close here, our end of stdin, our outputs."""
-    config, rest = spec["config"], {"rootfs": spec["rootfs"], "cgroup": cgroup, "seccomp": seccomp, "stage": stage}
-    init = bool(spec.get("init"))
-    if config["process"].get("terminal"):
-        child = process.start(config, stdio=None, init=init, **rest)
-        console = child.console
-        if console is None:
-            raise StartError("no terminal was made", stage="terminal")
-        stdin = os.dup(console) if spec.get("stdin_open") else None
-        return child, [], stdin, [(STDOUT, console)]
-    with contextlib.ExitStack() as undo:
-        theirs, stdin, outputs = _pipes(bool(spec.get("stdin_open")), undo)
-        child = process.start(config, stdio=Stdio(*theirs), init=init, **rest)
-        undo.pop_all()
-    return child, theirs, stdin, outputs
-
-
-def _pipes(stdin_open: bool, undo: contextlib.ExitStack) -> tuple[list[int], int | None, list[tuple[int, int]]]:
-    def pipe() -> tuple[int, int]:
-        ends = os.pipe2(os.O_CLOEXEC)
-        for fd in ends:
-            undo.callback(os.close, fd)
-        return ends
-
-    ours: int | None = None
-    if stdin_open:
-        stdin, ours = pipe()
-    else:
-        stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, stdin)
-    (out, stdout), (err, stderr) = pipe(), pipe()
-    return [stdin, stdout, stderr], ours, [(STDOUT, out), (STDERR, err)]
 
 
 def exit_code(wait_status: int) -> int:

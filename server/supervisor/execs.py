@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -58,7 +59,12 @@ class Execution:
 
 
 def start_execution(
-    loop: Loop, container: Container, message: Mapping[str, Any], fds: Sequence[int], connection: Connection
+    loop: Loop,
+    container: Container,
+    oom_score: int,
+    message: Mapping[str, Any],
+    fds: Sequence[int],
+    connection: Connection,
 ) -> Execution:
     """Start what an `exec` message asks for and answer it. `fds` are stdin, stdout and stderr, or none. Raises StartError, Failure."""
     if container.ending:
@@ -66,11 +72,11 @@ def start_execution(
     if len(fds) not in (0, 3):
         raise Failure("InvalidArgument", f"{len(fds)} descriptors for an exec")
     wanted = message["process"]
-    wanted.setdefault("oomScoreAdj", container.config["process"]["oomScoreAdj"])
+    wanted.setdefault("oomScoreAdj", oom_score)
     detach = bool(message.get("detach"))
     child = process.execute(
         container.pid,
-        container.config,
+        json.loads(container.config),
         wanted,
         stdio=Stdio(*fds) if fds else None,
         cgroup=container.cgroup,

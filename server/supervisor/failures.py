@@ -14,7 +14,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 class Failure(Exception):
     """A failure to tell: `kind` names a class of `moorage.server.errors`, `metadata` goes with it."""
 
-    def __init__(self, kind: str, message: str, **metadata: object) -> None:
+    def __init__(self, kind: str, message: str, **metadata: Any) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message

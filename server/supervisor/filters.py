@@ -20,6 +20,6 @@ def prime(profile: str) -> bytes:
     return program
 
 
-def program(profile: str) -> bytes:
-    """The program of a profile."""
-    return _programs.get(profile) or prime(profile)
+def known(profile: str | None) -> bytes | None:
+    """The program of a profile, if it is here."""
+    return _programs.get(profile) if profile else None

@@ -50,16 +50,16 @@ class LogFile:
     Never blocks the container for want of space: what cannot be written is counted, and the count is written when there is space again.
     """
 
-    def __init__(self, path: str, max_size: int, max_files: int) -> None:
-        """Open it, with its directory. Raises OSError."""
+    def __init__(self, path: str, max_size: int, max_files: int, fd: int) -> None:
+        """`fd` is of `open_log(path)`, and belongs to this from now on."""
         self._path = path
         self._max_size = max_size
         self._max_files = max_files
         self.dropped = 0
         """Bytes of output lost since the last write that worked."""
         self._error = 0
-        os.makedirs(os.path.dirname(path), DIRECTORY_MODE, exist_ok=True)
-        self._fd, self._size = _open(path)
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
 
     def write(self, stream: str, data: bytes) -> None:
         """Log what was read at once from `stream`."""
@@ -74,9 +74,10 @@ class LogFile:
 
     def reopen(self) -> None:
         """Go on in a file of the same name: somebody has renamed this one. Raises OSError, and then goes on in this one."""
-        fd, size = _open(self._path)
+        fd = open_log(self._path)
         os.close(self._fd)
-        self._fd, self._size = fd, size
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
 
     def close(self) -> None:
         if self.dropped:
@@ -115,6 +116,11 @@ class LogFile:
             self.reopen()
 
 
-def _open(path: str) -> tuple[int, int]:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-    return fd, os.fstat(fd).st_size
+def open_log(path: str) -> int:
+    """Open a log file to append to, and make it and its directory where they are missing. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, FILE_MODE)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), DIRECTORY_MODE, exist_ok=True)
+        return os.open(path, flags, FILE_MODE)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from itertools import count
+from types import FrameType
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -85,14 +86,23 @@ class Loop:
             heapq.heappop(self._timers)[2].fire()
 
 
+def handle_sigchld() -> None:
+    """Have the kernel tell SIGCHLD. Done in the spawner, once for all that it forks: the `signal` module touches much memory."""
+    signal.signal(signal.SIGCHLD, _nothing)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
 def watch_children(loop: Loop, on_exit: Callable[[int, int], None]) -> None:
     """Reap every child that ends, and call `on_exit` with its pid and wait status.
 
-    A descriptor woken by SIGCHLD and not one pidfd a child: a subreaper also inherits processes it never heard of.
+    `handle_sigchld` was called, here or before the fork. A descriptor woken by SIGCHLD and not one pidfd a child: a subreaper
+    also inherits processes it never heard of.
     """
     receiver, sender = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def reap(_events: int) -> None:
         os.read(receiver, 512)

@@ -115,7 +115,7 @@ def attach(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> No
 def execute(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
     supervisor = session.supervisor
     container = supervisor.container(message["container"])
-    execution = start_execution(supervisor.loop, container, message, fds, session.connection)
+    execution = start_execution(supervisor.loop, container, supervisor.oom_score, message, fds, session.connection)
     supervisor.executions[execution.pid] = execution
 
 

@@ -18,10 +18,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moorage.server.supervisor import filters, supervisor
+from moorage.server.supervisor import filters, oom, supervisor
 from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.failures import Failure, describe
-from moorage.server.supervisor.loop import READ, Loop, watch_children
+from moorage.server.supervisor.loop import READ, Loop, handle_sigchld, watch_children
 from moorage.server.supervisor.protocol import BEGUN, Decoder, Frame, ProtocolError, pack_message, receive, send_all
 from moorage.server.supervisor.tasks import TASKS
 from moorage.server.supervisor.title import set_title
@@ -116,6 +116,7 @@ def answer(reply: socket.socket, message: dict[str, Any]) -> None:
 def run_task(spawner: int, name: str, args: dict[str, Any], fds: Sequence[int]) -> None:
     """The life of a task's process. The first descriptor is the reply socket."""
     die_with_parent(spawner)
+    oom.unprotect()
     set_title(f"moorage-task {name}")
     gc.enable()
     reply = socket.socket(fileno=fds[0])
@@ -133,6 +134,8 @@ def run(fd: int) -> None:
     os.umask(0o022)
     os.set_inheritable(fd, False)
     set_title("moorage-spawner")
+    oom.protect()
+    handle_sigchld()
     supervisor.cgroup_manager()
     gc.collect()
     gc.freeze()

@@ -19,15 +19,14 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from moorage.server.libcontainer import cgroups, syscalls
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.supervisor import namespaces
+from moorage.server.supervisor import namespaces, oom, starter
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
-from moorage.server.supervisor.container import Container, Surroundings, start_container
+from moorage.server.supervisor.container import Container, Surroundings
 from moorage.server.supervisor.execs import Execution
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, watch_children
@@ -36,8 +35,6 @@ from moorage.server.supervisor.sessions import Session
 from moorage.server.supervisor.title import set_title
 
 PR_SET_CHILD_SUBREAPER = 36
-OOM_SCORE = Path("/proc/self/oom_score_adj")
-LEAST_OOM_SCORE = -999
 BACKLOG = 128
 
 LINGER_SECONDS = 5.0
@@ -50,6 +47,7 @@ class Supervisor:
     def __init__(self, pod_id: str, around: Surroundings, has_network: bool) -> None:
         self.pod_id = pod_id
         self.loop = around.loop
+        self.oom_score = around.oom_score
         self.has_network = has_network
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
@@ -80,7 +78,7 @@ class Supervisor:
         connection.on_close = lambda: self._watchers.remove(connection)
 
     def start(self, spec: Mapping[str, Any], stage: Callable[[str], None]) -> Container:
-        """Start a container, and connect those who attached before. Raises Failure, StartError, OSError."""
+        """Start a container, and connect those who attached before. Raises Failure."""
         identity = spec["container"]
         if self._removed:
             raise Failure("FailedPrecondition", f"pod {self.pod_id} is being removed")
@@ -90,15 +88,15 @@ class Supervisor:
         if before is not None and before.status is None:
             raise Failure("FailedPrecondition", f"container {identity} is running")
         waiting = self._waiting.pop(identity, [])
-        for columns, rows in (attachment.size for attachment in waiting if attachment.size):
-            # Before it runs: its first look at the terminal is to find the size.
-            spec["config"]["process"]["consoleSize"] = {"width": columns, "height": rows}
+        # Before it runs: its first look at the terminal is to find the size.
+        size = next((attachment.size for attachment in waiting if attachment.size), None)
         try:
-            container = start_container(self._around, spec, stage, self._ended)
+            started = starter.start(self._around, {**spec, "size": size}, stage)
         except Exception as error:
             for attachment in waiting:
                 attachment.fail(error)
             raise
+        container = Container(self._around, spec, started, self._ended)
         self.containers[identity] = container
         self._by_pid[container.pid] = container
         for attachment in waiting:
@@ -184,11 +182,10 @@ def _set_up(spec: Mapping[str, Any], directory: int) -> tuple[Loop, Supervisor]:
     gc.enable()
     set_title(f"moorage-supervisor {spec['id'][:12]}")
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    oom_score = _lower_oom_score()
     namespaces.enter(spec["namespaces"], spec["hostname"], spec["sysctls"])
     loop = Loop()
     supervisor = Supervisor(
-        spec["id"], Surroundings(loop, cgroup_manager(), directory, oom_score), "net" in spec["namespaces"]
+        spec["id"], Surroundings(loop, cgroup_manager(), directory, oom.usual()), "net" in spec["namespaces"]
     )
     watch_children(loop, supervisor.child_ended)
     _listen(loop, supervisor, directory)
@@ -215,14 +212,6 @@ def _accept(supervisor: Supervisor, listener: socket.socket) -> None:
 def cgroup_manager() -> CgroupManager:
     """Found out once, in the spawner."""
     return cgroups.detect()
-
-
-def _lower_oom_score() -> int:
-    """Be the last the kernel kills for want of memory, where that is allowed; answers the score our children are to have."""
-    score = int(OOM_SCORE.read_text())
-    with contextlib.suppress(PermissionError):
-        OOM_SCORE.write_text(str(LEAST_OOM_SCORE))
-    return score
 
 
 def _record_crash(directory: int) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import functools
+import os
+from functools import cache
 from pathlib import Path
 
-from moorage.server.libcontainer import syscalls
 
-PR_SET_NAME = 15
-
-
-@functools.cache
-def _argument_area() -> tuple[int, int]:
+@cache
+def argument_area() -> tuple[int, int]:
     """Address and size of the arguments' strings, see proc(5), arg_start and arg_end. A fork has them at the same place."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
@@ -20,9 +17,11 @@ def _argument_area() -> tuple[int, int]:
 
 
 def set_title(title: str) -> None:
-    """Name the process, in `comm` (cut to 15 bytes) and over its arguments (cut to the room they had)."""
-    name = ctypes.create_string_buffer(title.encode()[:15])
-    syscalls.prctl(PR_SET_NAME, ctypes.addressof(name))
-    start, size = _argument_area()
+    """Name the process, in `comm` (the kernel cuts it to 15 bytes) and over its arguments (cut to the room they had)."""
+    text = title.encode()
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, text)
+    os.close(fd)
+    start, size = argument_area()
     if size > 0:
-        ctypes.memmove(start, title.encode()[: size - 1].ljust(size, b"\0"), size)
+        ctypes.memmove(start, text[: size - 1].ljust(size, b"\0"), size)

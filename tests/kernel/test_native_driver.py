@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from moorage.server.errors import Unavailable
+from moorage.server.errors import Internal, Unavailable, Unimplemented
 from moorage.server.execdriver.base import AttachSpec, ContainerSpec
 from moorage.server.execdriver.native import NativeDriver
+from moorage.server.execdriver.native_channel import call, connect
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
+from moorage.server.networkdriver.base import InterfaceConfig
+from moorage.server.supervisor.protocol import STDOUT, Channel, pack_data, pack_message
 from tests.contract.execdriver import Box, ExecDriverContract, alive, read_all, until
 
 pytestmark = pytest.mark.kernel
@@ -248,3 +253,52 @@ async def test_cycles_leave_processes_and_descriptors_as_they_were(box: NativeBo
 def spawned(box: NativeBox) -> int:
     pid = box.spawner.pid
     return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+async def test_other_versions_and_unknown_operations_are_refused(box: NativeBox) -> None:
+    pod = await box.pod()
+    directory = box.state / "pods" / pod.id
+    with pytest.raises(Unimplemented, match="'nonsense'"):
+        await asyncio.to_thread(call, directory, {"op": "nonsense"})
+    with contextlib.closing(Channel(connect(directory, greeting={"op": "hello", "version": 0}))) as channel:
+        frame = await asyncio.to_thread(channel.receive)
+        assert frame is not None
+        assert "speaks version" in frame.message["error"]["message"]
+        assert await asyncio.to_thread(channel.receive) is None
+
+
+async def test_nonsense_on_a_socket_does_not_hurt_the_pod(box: NativeBox) -> None:
+    pod, spec, _started = await box.run("sleep", "100")
+    directory = box.state / "pods" / pod.id
+    for wire in (
+        b"\xff" * 100,
+        pack_data(STDOUT, b"x"),
+        pack_message({"op": "exec"}),
+        pack_message({"op": "start", "id": 1}),
+    ):
+        with connect(directory) as sock:
+            sock.sendall(wire)
+            sock.settimeout(0.2)
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                sock.recv(1000)
+    stream = await box.exec(pod, spec, "true")
+    assert (await read_all(stream))[2].exit_code == 0
+    await stream.close()
+
+
+async def test_an_interface_is_configured_inside(box: NativeBox) -> None:
+    pod, spec, _started = await box.run("sleep", "100")
+    host = f"mveth{pod.id[:8]}"
+    command = ["ip", "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", str(pod.pid)]
+    subprocess.run(command, check=True)
+    config = InterfaceConfig("eth0", "10.199.7.2/20", "10.199.0.1", 1400)
+    await asyncio.to_thread(box.driver.configure_network, pod.id, [config])
+    stream = await box.exec(pod, spec, "sh", "-c", "ip addr show dev eth0; ip route")
+    text = (await read_all(stream))[0].decode()
+    await stream.close()
+    assert "inet 10.199.7.2/20 brd 10.199.15.255" in text
+    assert "mtu 1400" in text
+    assert "default via 10.199.0.1 dev eth0" in text
+    for wrong in (InterfaceConfig("eth9", "10.0.0.1/8", "", 0), InterfaceConfig("eth0", "nonsense", "", 0)):
+        with pytest.raises(Internal):
+            await asyncio.to_thread(box.driver.configure_network, pod.id, [wrong])

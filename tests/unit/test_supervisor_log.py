@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage.server.supervisor.log import MAX_TEXT, LogFile, entries, timestamp
+from moorage.server.supervisor.log import MAX_TEXT, LogFile, entries, open_log, timestamp
 
 ENTRY = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (stdout|stderr) ([FP]) (.*)", re.DOTALL)
 
@@ -24,6 +24,10 @@ CHUNK = st.one_of(
     ),
     st.integers(0, 70_000).map(lambda size: b"y" * size),
 )
+
+
+def new_log(path: str, max_size: int, max_files: int) -> LogFile:
+    return LogFile(path, max_size, max_files, open_log(path))
 
 
 def read_back(content: bytes) -> dict[str, bytes]:
@@ -69,7 +73,7 @@ def test_what_is_read_back_is_what_was_written(chunks: list[tuple[str, bytes]]) 
 @settings(max_examples=50, deadline=None)
 def test_rotation_loses_nothing(tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], max_size: int) -> None:
     path = tmp_path_factory.mktemp("log") / "log"
-    file = LogFile(os.fspath(path), max_size, 100)
+    file = new_log(os.fspath(path), max_size, 100)
     for data in chunks:
         file.write("stdout", data[:5000])
     file.close()
@@ -80,7 +84,7 @@ def test_rotation_loses_nothing(tmp_path_factory: pytest.TempPathFactory, chunks
 
 @pytest.mark.parametrize("max_files", [1, 2, 3])
 def test_rotation_keeps_so_many_files(tmp_path: Path, max_files: int) -> None:
-    file = LogFile(os.fspath(tmp_path / "log"), 100, max_files)
+    file = new_log(os.fspath(tmp_path / "log"), 100, max_files)
     for number in range(20):
         file.write("stdout", b"%02d" % number + b"x" * 50 + b"\n")
     file.close()
@@ -93,7 +97,7 @@ def test_rotation_keeps_so_many_files(tmp_path: Path, max_files: int) -> None:
 def test_appends_to_what_is_there_and_makes_the_directory(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "log"
     for text in (b"one\n", b"two\n"):
-        file = LogFile(os.fspath(path), 0, 1)
+        file = new_log(os.fspath(path), 0, 1)
         file.write("stdout", text)
         file.close()
     assert read_back(path.read_bytes())["stdout"] == b"one\ntwo\n"
@@ -103,7 +107,7 @@ def test_appends_to_what_is_there_and_makes_the_directory(tmp_path: Path) -> Non
 
 def test_goes_on_in_a_new_file_after_reopen(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    file = LogFile(os.fspath(path), 0, 1)
+    file = new_log(os.fspath(path), 0, 1)
     file.write("stdout", b"before\n")
     path.rename(tmp_path / "kept")
     file.write("stdout", b"still\n")
@@ -117,13 +121,13 @@ def test_goes_on_in_a_new_file_after_reopen(tmp_path: Path) -> None:
 def test_does_not_follow_a_link(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError) as caught:
-        LogFile(os.fspath(tmp_path / "log"), 0, 1)
+        new_log(os.fspath(tmp_path / "log"), 0, 1)
     assert caught.value.errno == errno.ELOOP
 
 
 def test_what_did_not_fit_is_counted_and_told_when_there_is_space_again(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    file = LogFile(os.fspath(path), 0, 1)
+    file = new_log(os.fspath(path), 0, 1)
     file.write("stdout", b"before\n")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The kernel takes what fits and refuses the rest, as on a full disk.

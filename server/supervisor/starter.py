@@ -1,0 +1,181 @@
+"""Starting a container, in a process of its own that the supervisor forks and waits for.
+
+    supervisor ── starter ── container's first process
+
+When the starter has ended the container is the supervisor's child, which is its subreaper. A start touches twice the memory that a
+supervisor has for itself otherwise, and would keep; so it is the starter's, and gone with it. What the starter sends:
+
+    {"stage": …}                                       as it goes
+    stream data: the compiled filter                   if the supervisor does not have it
+    {"pid", "started_ns", "kinds", "stdin"} or {"error"}   with the descriptors: pidfd, log, an output for each of `kinds`, our end of stdin
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from moorage.server.libcontainer import process
+from moorage.server.libcontainer.process import Process, StartError, Stdio
+from moorage.server.supervisor import filters
+from moorage.server.supervisor.children import forked
+from moorage.server.supervisor.container import Started, Surroundings, write_json
+from moorage.server.supervisor.failures import Failure, describe
+from moorage.server.supervisor.log import LogFile, open_log
+from moorage.server.supervisor.protocol import (
+    EXIT_SUFFIX,
+    MESSAGE,
+    STATE_SUFFIX,
+    STDERR,
+    STDIN,
+    STDOUT,
+    Channel,
+    Frame,
+    pack_data,
+    send_all,
+)
+
+
+def start(around: Surroundings, spec: Mapping[str, Any], stage: Callable[[str], None]) -> Started:
+    """Start a container as the message of a `start` says; nothing is left when it fails. Raises Failure."""
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(Channel(ours)) as channel, theirs:
+        pid = forked(
+            lambda kept: _starter(around._replace(directory=kept[1]), spec, kept[0]),
+            (theirs.fileno(), around.directory),
+        )
+        theirs.close()
+        try:
+            seccomp, answer = _hear(channel, stage)
+        finally:
+            os.waitpid(pid, 0)
+    if answer is None:
+        _clean_up(around, spec)
+        raise Failure("Internal", f"starter of container {spec['container']} died", exit_code=128)
+    if "error" in answer.message:
+        raise Failure(**answer.message["error"])
+    return _started(spec, answer, seccomp)
+
+
+def _hear(channel: Channel, stage: Callable[[str], None]) -> tuple[bytes | None, Frame | None]:
+    """Listen to the starter: the filter it compiled, and its last message, None if it died before that."""
+    seccomp: bytes | None = None
+    while (frame := channel.receive()) is not None:
+        if frame.kind != MESSAGE:
+            seccomp = frame.data
+        elif "stage" in frame.message:
+            stage(frame.message["stage"])
+        else:
+            return seccomp, frame
+    return None, None
+
+
+def _started(spec: Mapping[str, Any], answer: Frame, seccomp: bytes | None) -> Started:
+    message = answer.message
+    pidfd, log, *rest = answer.fds
+    stdin = rest.pop() if message["stdin"] else None
+    return Started(
+        pid=message["pid"],
+        pidfd=pidfd,
+        at_ns=message["started_ns"],
+        stdin=stdin,
+        outputs=list(zip(message["kinds"], rest, strict=True)),
+        terminal=len(rest) == 1,
+        log=LogFile(spec["log_path"], spec["log"]["max_size"], spec["log"]["max_files"], log),
+        seccomp=seccomp or filters.known(spec["seccomp"]),
+    )
+
+
+def _clean_up(around: Surroundings, spec: Mapping[str, Any]) -> None:
+    """After a starter that died: what it began is in the cgroup."""
+    with contextlib.suppress(OSError):
+        cgroup = around.cgroups.cgroup(spec["cgroup"])
+        cgroup.kill()
+        cgroup.remove()
+        os.unlink(spec["container"] + STATE_SUFFIX, dir_fd=around.directory)
+
+
+def _starter(around: Surroundings, spec: Mapping[str, Any], fd: int) -> None:
+    """The life of a starter's process."""
+    channel = Channel(socket.socket(fileno=fd))
+    try:
+        _start(around, spec, channel)
+    except Exception as error:
+        channel.send({"error": describe(error)})
+
+
+def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> None:
+    identity, config = spec["container"], json.loads(spec["config"])
+    config["process"].setdefault("oomScoreAdj", around.oom_score)
+    if spec.get("size"):
+        config["process"]["consoleSize"] = {"width": spec["size"][0], "height": spec["size"][1]}
+    state = {"id": identity, "cgroup": spec["cgroup"], "pid": 0, "started_ns": 0}
+    with contextlib.ExitStack() as undo:
+        channel.send({"stage": "prepare"})
+        with _start_errors("prepare"):
+            seccomp = _filter(spec["seccomp"], channel)
+            log = open_log(spec["log_path"])
+            _record(around.directory, state, undo)
+        with _start_errors("cgroup"):
+            cgroup = around.cgroups.cgroup(spec["cgroup"])
+            cgroup.create(config["linux"].get("resources") or {})
+            undo.callback(cgroup.remove)
+        rest = {"rootfs": spec["rootfs"], "cgroup": cgroup, "seccomp": seccomp, "init": spec["init"]}
+        child, stdin, outputs = _run(config, spec["stdin_open"], rest, lambda name: channel.send({"stage": name}))
+        undo.pop_all()
+    started_ns = time.time_ns()
+    with contextlib.suppress(OSError):
+        write_json(around.directory, identity + STATE_SUFFIX, {**state, "pid": child.pid, "started_ns": started_ns})
+    fds = [child.pidfd, log, *(output for _kind, output in outputs), *([] if stdin is None else [stdin])]
+    kinds = [kind for kind, _output in outputs]
+    channel.send({"pid": child.pid, "started_ns": started_ns, "kinds": kinds, "stdin": stdin is not None}, fds)
+
+
+def _filter(profile: str | None, channel: Channel) -> bytes | None:
+    """The program of a profile; the supervisor is given one that it does not have."""
+    program = filters.known(profile)
+    if profile is not None and program is None:
+        program = filters.prime(profile)
+        send_all(channel.sock, pack_data(STDIN, program))
+    return program
+
+
+def _record(directory: int, state: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+    """Write down what is to be killed should we die, before there is anything to kill."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(state["id"] + EXIT_SUFFIX, dir_fd=directory)
+    write_json(directory, state["id"] + STATE_SUFFIX, state)
+    undo.callback(os.unlink, state["id"] + STATE_SUFFIX, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def _start_errors(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        path = str(error.filename or "")
+        raise StartError(str(error), stage=stage, errno=error.errno or 0, path=path) from error
+    except ValueError as error:
+        raise StartError(str(error), stage=stage) from error
+
+
+def _run(
+    config: Mapping[str, Any], stdin_open: bool, rest: Mapping[str, Any], stage: Callable[[str], None]
+) -> tuple[Process, int | None, list[tuple[int, int]]]:
+    """Start the process on a terminal or pipes: the process, our end of its stdin, and its outputs."""
+    if config["process"].get("terminal"):
+        child = process.start(config, stdio=None, stage=stage, **rest)
+        if child.console is None:
+            raise StartError("no terminal was made", stage="terminal")
+        return child, child.console if stdin_open else None, [(STDOUT, child.console)]
+    stdin, ours = os.pipe2(os.O_CLOEXEC) if stdin_open else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), None)
+    out, stdout = os.pipe2(os.O_CLOEXEC)
+    err, stderr = os.pipe2(os.O_CLOEXEC)
+    # Our copies of its ends go with this process.
+    child = process.start(config, stdio=Stdio(stdin, stdout, stderr), stage=stage, **rest)
+    return child, ours, [(STDOUT, out), (STDERR, err)]
