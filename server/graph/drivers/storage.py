@@ -74,10 +74,11 @@ class Storage:
 
     def collect(self) -> int:
         """Delete what is staged and what was not yet deleted; answer how many trees. For a start, when nothing is under way."""
-        left = list(self._staging.iterdir())
-        for path in left:
+        found = self._trash.collect()
+        for path in list(self._staging.iterdir()):
             self.discard(path)
-        return len(left) + self._trash.collect()
+            found += 1
+        return found
 
     def close(self) -> None:
         """Wait until what was discarded is deleted."""
@@ -123,6 +124,10 @@ class Trash:
             log.warning("cannot delete %s: %s", path, error)
 
     def collect(self) -> int:
+        # In the thread that deletes: it is at no other batch then.
+        return self._thread.submit(self._collect).result()
+
+    def _collect(self) -> int:
         with self._lock:
             left = [path for path in self._directory.iterdir() if path != self._batch]
         for path in left:
