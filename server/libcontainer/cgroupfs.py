@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -15,66 +16,69 @@ from moorage.server.libcontainer.mounts import MountOptions
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A hierarchy mounted on this machine. `controllers` is its name in /proc/self/cgroup, empty for version 2."""
+    """A hierarchy mounted on this machine, with the options of its super block; those of version 1 name its controllers."""
 
-    controllers: str
+    version: int
     mount_point: str
+    options: frozenset[str]
 
 
 @cache
-def hierarchies() -> dict[str, Hierarchy]:
-    """The hierarchies by controllers. Read once: mountinfo is long on some machines, and these mounts stay."""
-    found: dict[str, Hierarchy] = {}
+def hierarchies() -> tuple[Hierarchy, ...]:
+    """What is mounted. Read once: mountinfo is long on some machines, and these mounts stay."""
+    found: list[Hierarchy] = []
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
             if b" - cgroup" in line:
                 fields, _, tail = os.fsdecode(line).strip().partition(" - ")
                 kind, _, options = tail.split(" ")
-                name = "" if kind == "cgroup2" else _controllers(options)
-                found.setdefault(name, Hierarchy(name, fields.split(" ")[4]))
+                version = 2 if kind == "cgroup2" else 1
+                found.append(Hierarchy(version, fields.split(" ")[4], frozenset(options.split(","))))
+    return tuple(found)
+
+
+def own_directories(lines: Iterable[str], known: Sequence[Hierarchy]) -> list[tuple[Hierarchy, str]]:
+    """Hierarchies and directories in them of the process whose /proc/PID/cgroup has these lines.
+
+    Those of version 1 if there is any, with its controllers or named, else the one of version 2.
+    """
+    version = min((hierarchy.version for hierarchy in known), default=2)
+    found = []
+    for line in lines:
+        _, names, path = line.rstrip("\n").split(":", 2)
+        controllers = frozenset(names.split(",")) if names else frozenset()
+        for hierarchy in known:
+            if hierarchy.version == version == (1 if names else 2) and controllers <= hierarchy.options:
+                found.append((hierarchy, posixpath.join(hierarchy.mount_point, path.lstrip("/"))))
+                break
     return found
-
-
-def _controllers(options: str) -> str:
-    """The controllers in a hierarchy's super block options (`rw,cpu,cpuacct`), spelled as in /proc/self/cgroup."""
-    parts = [
-        part
-        for part in options.split(",")
-        if part not in ("ro", "rw", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods")
-        and not part.startswith("release_agent=")
-    ]
-    return ",".join(parts)
 
 
 def clone_trees(stack: ExitStack) -> dict[str, int]:
     """Detached mounts of the calling process's own cgroup directories, closed by `stack`: one, named "", on version 2 alone; else one for
     each hierarchy of version 1, by its directory's name.
     """
-    known = hierarchies()
-    version1 = any(name for name in known)
     trees: dict[str, int] = {}
     with open("/proc/self/cgroup", "rb") as file:
-        lines = [os.fsdecode(line.rstrip(b"\n")).split(":", 2) for line in file]
-    for _, controllers, path in lines:
-        hierarchy = known.get(controllers)
-        if hierarchy is None or version1 != bool(controllers):
-            continue
-        directory = posixpath.join(hierarchy.mount_point, path.lstrip("/"))
+        lines = [os.fsdecode(line) for line in file]
+    for hierarchy, directory in own_directories(lines, hierarchies()):
         with doing("copy the mount of", directory):
             tree = syscalls.open_tree(syscalls.AT_FDCWD, directory, recursive=False)
         stack.callback(os.close, tree)
-        trees[posixpath.basename(hierarchy.mount_point) if controllers else ""] = tree
+        trees["" if hierarchy.version == 2 else posixpath.basename(hierarchy.mount_point)] = tree
     return trees
 
 
-def attach(target: int, trees: dict[str, int], options: MountOptions) -> None:
+def attach(target: int, trees: Mapping[str, int], options: MountOptions) -> None:
     """Mount the trees on or below the directory `target`, with the attributes of `options`."""
     for tree in trees.values():
         syscalls.mount_setattr(tree, options.attributes, propagation=syscalls.MS_PRIVATE, recursive=False)
     if "" in trees:
         syscalls.move_mount(trees[""], target)
         return
-    base = syscalls.new_mount("tmpfs", "cgroup", [("mode", "755"), ("size", "64k")], options.attributes & ~1)
+    base = syscalls.new_mount(
+        "tmpfs", "cgroup", [("mode", "755"), ("size", "64k")], options.attributes & ~syscalls.MOUNT_ATTR_RDONLY
+    )
     try:
         syscalls.move_mount(base, target)
         for name, tree in trees.items():

@@ -68,7 +68,9 @@ def enter_new(
         sysctls.apply(linux.get("sysctl") or {})
         stdio = _inherited_stdio(job)
         report.stage("rootfs")
+        cgroup_namespace = namespaces.open_cgroup(spaces)
         root = rootfs.enter(config, layers, stack)
+        namespaces.enter_cgroup(spaces, cgroup_namespace)
         if spaces.own_uts:
             _name_host(config)
         if job.terminal:

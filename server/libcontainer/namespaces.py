@@ -26,14 +26,14 @@ ALL_BUT_PID = sum(flag for name, flag in _FLAGS.items() if name != "pid")
 class Namespaces:
     """What becomes of each kind of namespace; the mount namespace is always new.
 
-    `clone` are CLONE_NEW… flags for the fork, `cgroup` is whether a cgroup namespace is made once the process is in its
-    cgroup, `join` are (flag, path) of those that exist, `pid_path` that of the pid namespace to be born in.
+    `clone` are CLONE_NEW… flags for the fork, `join` are (flag, path) of those that exist, `pid_path` that of the pid
+    namespace to be born in. `cgroup` is the path of the cgroup namespace to join, empty for a new one, None for the caller's.
     """
 
     clone: int
-    cgroup: bool
     join: tuple[tuple[int, str], ...]
     pid_path: str
+    cgroup: str | None
 
     @property
     def own_uts(self) -> bool:
@@ -42,33 +42,54 @@ class Namespaces:
 
 def plan(namespaces: Sequence[Mapping[str, Any]]) -> Namespaces:
     """OCI `linux.namespaces` taken apart. Raises StartError for a kind that cannot be had."""
-    clone, cgroup, pid_path = syscalls.CLONE_NEWNS, False, ""
+    clone, pid_path = syscalls.CLONE_NEWNS, ""
+    cgroup: str | None = None
     join: list[tuple[int, str]] = []
     for namespace in namespaces:
         kind, path = namespace["type"], namespace.get("path") or ""
         if kind not in _FLAGS or (kind == "mount" and path):
             raise StartError(f"a {kind} namespace {f'at {path} ' if path else ''}is not supported", path=path)
-        if kind == "pid" and path:
+        if kind == "cgroup":
+            cgroup = path
+        elif kind == "pid" and path:
             pid_path = path
         elif path:
             join.append((_FLAGS[kind], path))
-        elif kind == "cgroup":
-            cgroup = True
         else:
             clone |= _FLAGS[kind]
-    return Namespaces(clone, cgroup, tuple(join), pid_path)
+    return Namespaces(clone, tuple(join), pid_path, cgroup)
 
 
 def join(namespaces: Namespaces) -> None:
-    """Enter the existing namespaces, and make the cgroup namespace, whose root is the cgroup the caller is in."""
+    """Enter the existing namespaces but that of cgroups."""
     for flag, path in namespaces.join:
-        with doing("join the namespace", path):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            syscalls.setns(fd, flag)
-            os.close(fd)
-    if namespaces.cgroup:
-        with doing("make a cgroup namespace"):
+        _join(flag, path)
+
+
+def open_cgroup(namespaces: Namespaces) -> int | None:
+    """The cgroup namespace to join (to be opened while the host's files are within reach), None if it is no other's."""
+    if not namespaces.cgroup:
+        return None
+    with doing("join the namespace", namespaces.cgroup):
+        return os.open(namespaces.cgroup, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter_cgroup(namespaces: Namespaces, other: int | None) -> None:
+    """Enter the cgroup namespace. A new one has the caller's cgroup for its root; from inside, the paths of cgroups on the host are not to
+    be had any more.
+    """
+    with doing("enter a cgroup namespace"):
+        if other is not None:
+            syscalls.setns(other, syscalls.CLONE_NEWCGROUP)
+        elif namespaces.cgroup is not None:
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+
+def _join(flag: int, path: str) -> None:
+    with doing("join the namespace", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.setns(fd, flag)
+        os.close(fd)
 
 
 def clone(flags: int, pid_namespace: int | None) -> tuple[int, int]:

@@ -169,7 +169,7 @@ def _attach_cgroups(root: int, mount: Mount, trees: Mapping[str, int]) -> None:
     with doing("mount cgroups at", mount.destination):
         target = open_directory(root, mount.destination)
         try:
-            cgroupfs.attach(target, dict(trees), mount.options)
+            cgroupfs.attach(target, trees, mount.options)
         finally:
             os.close(target)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from moorage.server.libcontainer import process, syscalls
+from moorage.server.libcontainer import cgroups, process, rootfs, syscalls
 from moorage.server.libcontainer.process import StartError
 from tests.supervised import Image, Running, begin, begin_exec, command, config, image, run, supervised
 
@@ -304,15 +304,15 @@ def test_failure_leaves_nothing(image: Image) -> None:
 
 @supervised
 def test_joining_namespaces_by_path(image: Image) -> None:
-    first: Running = begin(image, config(command("sleep", "1000"), namespaces=[{"type": "pid"}, {"type": "uts"}]))
-    path = f"/proc/{first.process.pid}/ns"
-    joined = [{"type": "pid", "path": f"{path}/pid"}, {"type": "uts", "path": f"{path}/uts"}]
-    result = run(
-        image,
-        config(sh("echo $$; busybox readlink /proc/self/ns/uts; busybox readlink /proc/1/ns/uts"), namespaces=joined),
+    first: Running = begin(
+        image, config(command("sleep", "1000"), namespaces=[{"type": kind} for kind in ("pid", "uts", "cgroup")])
     )
-    number, *links = result.output.split()
-    assert int(number) > 1 and links[0] == links[1] == os.readlink(f"{path}/uts")
+    path = f"/proc/{first.process.pid}/ns"
+    kinds = ("pid", "uts", "cgroup")
+    joined = [{"type": kind, "path": f"{path}/{kind}"} for kind in kinds]
+    script = "echo $$; for kind in pid uts cgroup; do busybox readlink /proc/self/ns/$kind; done"
+    number, *links = run(image, config(sh(script), namespaces=joined)).output.split()
+    assert int(number) > 1 and links == [os.readlink(f"{path}/{kind}") for kind in kinds]
     first.kill()
 
 
@@ -364,3 +364,51 @@ def test_sysctls(image: Image) -> None:
 def test_the_caller_is_hidden(image: Image) -> None:
     assert run(image, config(command("true"))).code == 0
     assert syscalls._libc.prctl(3, 0, 0, 0, 0) == 0
+
+
+@supervised
+def test_cgroup(image: Image) -> None:
+    cgroup = cgroups.detect().cgroup(f"/moorage-libcontainer-{os.getpid()}")
+    cgroup.create({"pids": {"limit": 40}})
+    kinds = [{"type": kind} for kind in ("pid", "cgroup")]
+    mount = {
+        "destination": "/sys/fs/cgroup",
+        "type": "cgroup",
+        "source": "cgroup",
+        "options": ["ro", "nosuid", "nodev", "noexec"],
+    }
+    target = begin(image, config(sh("echo ready; sleep 1000"), mounts=[mount], namespaces=kinds), cgroup=cgroup)
+    assert target.line() == "ready"
+    second = begin_exec(
+        target, sh("cat /proc/1/cgroup; cat /sys/fs/cgroup/pids/pids.max || cat /sys/fs/cgroup/pids.max"), cgroup=cgroup
+    )
+    lines = second.finish().output.splitlines()
+    assert lines[-1] == "40"
+    version1 = any(not line.startswith("0:") for line in lines[:-1])
+    names = [
+        line.split(":")[2]
+        for line in lines
+        if line.partition(":")[2][:6] == "pids:/" or (not version1 and line.startswith("0:"))
+    ]
+    assert names == ["/"], lines
+    assert target.process.pid in cgroup.pids()
+    target.kill()
+    cgroup.remove()
+
+
+@supervised
+def test_terminal_of_a_command_under_init(image: Image) -> None:
+    asked = config(sh("tty; ps -o pid,tty; exit 5", terminal=True))
+    started = process.start(asked, rootfs=image.rootfs(), stdio=None, cgroup=None, seccomp=None, init=True)
+    assert started.console is not None
+    output = read_terminal(started.console)
+    assert output.startswith("/dev/pts/0") and "1 ?" in output and "2 136,0" in output, output
+    assert os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1]) == 5
+
+
+@supervised
+def test_only_mounting_a_root(image: Image) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    root = rootfs.mount_root(image.rootfs())
+    assert sorted(os.listdir(f"/proc/self/fd/{root}")) == ["bin", "etc", "tmp"]
+    os.close(root)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage.server.libcontainer import namespaces, syscalls
+from moorage.server.libcontainer.cgroupfs import Hierarchy, own_directories
 from moorage.server.libcontainer.errors import StartError
 from moorage.server.libcontainer.mounts import MountOptions, parse_options, plan
 from moorage.server.libcontainer.paths import clean, system_path
@@ -110,13 +111,13 @@ def test_namespaces() -> None:
         ]
     )
     new = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
-    assert planned == namespaces.Namespaces(new, True, ((syscalls.CLONE_NEWIPC, "/i"),), "")
+    assert planned == namespaces.Namespaces(new, ((syscalls.CLONE_NEWIPC, "/i"),), "", "")
     assert planned.own_uts
 
 
 def test_mount_namespace_is_always_new() -> None:
     planned = namespaces.plan([{"type": "pid", "path": "/p"}])
-    assert planned == namespaces.Namespaces(syscalls.CLONE_NEWNS, False, (), "/p")
+    assert planned == namespaces.Namespaces(syscalls.CLONE_NEWNS, (), "/p", None)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,21 @@ def test_mount_namespace_is_always_new() -> None:
 def test_namespaces_that_cannot_be_had(namespace: dict[str, str]) -> None:
     with pytest.raises(StartError, match="not supported"):
         namespaces.plan([namespace])
+
+
+V1 = Hierarchy(1, "/cg/cpu,cpuacct", frozenset({"rw", "cpuacct", "cpu"}))
+NAMED = Hierarchy(1, "/cg/systemd", frozenset({"rw", "xattr", "name=systemd"}))
+V2 = Hierarchy(2, "/cg/unified", frozenset({"rw", "nsdelegate"}))
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ([V1, NAMED, V2], [(NAMED, "/cg/systemd/"), (V1, "/cg/cpu,cpuacct/a/b:c")]),
+        ([V2], [(V2, "/cg/unified/d")]),
+        ([], []),
+    ],
+)
+def test_own_cgroups(known: list[Hierarchy], expected: list[tuple[Hierarchy, str]]) -> None:
+    lines = ["3:name=systemd:/\n", "2:cpu,cpuacct:/a/b:c\n", "1:memory:/m\n", "0::/d\n"]
+    assert own_directories(lines, known) == expected
