@@ -84,6 +84,7 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
     stack.callback(db.close)
     driver = graphdrivers.choose(config.graph_driver, root, ConfinedRunner(spawner.run_task))
     graph = Graph(root, db, ContentStore(root / "content"), driver)
+    stack.callback(graph.close)
     registry = Client(config.registry)
     stack.callback(registry.close)
     bridge = BridgeDriver(db, instance, **_pools(config))
