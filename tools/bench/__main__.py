@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.registry import LoopbackRegistry
 from tools.bench import engine, images, process
@@ -42,16 +43,19 @@ def arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def running(name: str, registry: LoopbackRegistry) -> Iterator[Containerd | Moorage]:
+def running(name: str, directory: Path, registry: LoopbackRegistry) -> Iterator[Containerd | Moorage]:
+    directory.mkdir()
     if name == "containerd":
-        with Containerd.running(registry.url, [images.HOST], images.BUSYBOX, images.PAUSE) as containerd:
+        with Containerd.running(directory, registry.url, [images.HOST], images.BUSYBOX, images.PAUSE) as containerd:
             yield containerd
     else:
-        with Moorage.running({images.HOST: registry.url}, images.BUSYBOX) as moorage:
+        with Moorage.running(directory, {images.HOST: registry.url}, images.BUSYBOX) as moorage:
             yield moorage
 
 
-def measure(measured: Containerd | Moorage, options: argparse.Namespace, report: Report) -> dict[str, Figure]:
+def measure(
+    measured: Containerd | Moorage, options: argparse.Namespace, big: Sequence[str], report: Report
+) -> dict[str, Figure]:
     """All figures of one engine."""
     say = partial(print, f"{measured.name}:", flush=True, file=sys.stderr)
     measured.pull(images.BUSYBOX)
@@ -73,7 +77,7 @@ def measure(measured: Containerd | Moorage, options: argparse.Namespace, report:
     say("log, calls, pulls, start")
     figures["log"] = Figure(engine.log_rate(measured, options.log_lines))
     figures["rpc"] = Figure.of(engine.latency(measured, options.calls))
-    figures["pull"] = Figure.of(engine.pulls(measured, images.BIG, options.pulls))
+    figures["pull"] = Figure.of(engine.pulls(measured, big))
     starts = engine.Sample([measured.restart() for _ in range(3)])
     return figures | {"start": Figure.of(starts)}
 
@@ -84,11 +88,12 @@ def main() -> int:
         print("bench: needs root, as both engines do", file=sys.stderr)
         return 1
     report = Report()
-    with LoopbackRegistry() as registry:
-        images.push_all(registry.url, scale=options.scale)
+    with LoopbackRegistry() as registry, TemporaryDirectory(prefix="moorage-bench-") as directory:
+        images.push_all(registry.url)
+        big = images.push_big(registry.url, options.pulls, options.scale)
         for name in options.engines.split(","):
-            with running(name, registry) as measured:
-                report.figures[name] = measure(measured, options, report)
+            with running(name, Path(directory, name), registry) as measured:
+                report.figures[name] = measure(measured, options, big, report)
     if options.quick:
         print("a quick run: a tenth of the work, and of the sizes that the titles name")
     print(report.as_text())

@@ -8,10 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,16 +50,16 @@ class Containerd:
 
     @classmethod
     @contextmanager
-    def running(cls, registry_url: str, hosts: Sequence[str], image: str, pause: str) -> Iterator[Containerd]:
-        """A containerd in a temporary directory."""
-        directory = Path(tempfile.mkdtemp(prefix="moorage-containerd-"))
+    def running(
+        cls, directory: Path, registry_url: str, hosts: Sequence[str], image: str, pause: str
+    ) -> Iterator[Containerd]:
+        """A containerd with all it has in `directory`."""
         engine = cls(directory, registry_url, hosts, image, pause)
         try:
             engine.start()
             yield engine
         finally:
             engine.close()
-            shutil.rmtree(directory)
 
     def start(self) -> float:
         """Seconds from the start to the first answer."""
@@ -100,9 +98,6 @@ class Containerd:
 
     def pull(self, reference: str) -> None:
         self._images.PullImage(cri.PullImageRequest(image=cri.ImageSpec(image=reference)))
-
-    def remove_image(self, reference: str) -> None:
-        self._images.RemoveImage(cri.RemoveImageRequest(image=cri.ImageSpec(image=reference)))
 
     def up(self, command: Sequence[str]) -> str:
         number = f"bench-{next(self._numbers)}"

@@ -11,23 +11,28 @@ from tests.images import BuiltImage, build_busybox, build_image, busybox_layer, 
 HOST = "registry.example"
 BUSYBOX = f"{HOST}/bench/busybox:1"
 PAUSE = f"{HOST}/bench/pause:1"
-BIG = f"{HOST}/bench/big:1"
 
 LAYERS = 8
 FILES = 20_000
 BYTES = 133 << 20
 
 
-def push_all(registry_url: str, *, scale: float) -> None:
-    """Push busybox, the pause image containerd wants, and the big image, its size multiplied by `scale`."""
+def push_all(registry_url: str) -> None:
+    """Push busybox, and the pause image containerd wants."""
     push(registry_url, "bench/busybox", "1", build_busybox())
     push(registry_url, "bench/pause", "1", build_busybox(cmd=["/bin/sleep", "2147483647"]))
-    push(registry_url, "bench/big", "1", big(scale))
 
 
-def big(scale: float = 1.0) -> BuiltImage:
+def push_big(registry_url: str, count: int, scale: float) -> list[str]:
+    """Push `count` big images that have only the base in common, their size multiplied by `scale`; answers the references."""
+    for number in range(count):
+        push(registry_url, "bench/big", str(number), big(number, scale))
+    return [f"{HOST}/bench/big:{number}" for number in range(count)]
+
+
+def big(seed: int, scale: float = 1.0) -> BuiltImage:
     """Eight layers: 20,000 small files of 2 to 5 KiB, and large ones up to 133 MB in all; half of it compresses well."""
-    source = random.Random(8)
+    source = random.Random(seed)
     small = int(FILES * scale) // LAYERS
     rest = int(BYTES * scale) // LAYERS - small * 3584
     tars = [_layer(source, number, small, rest) for number in range(LAYERS - 1)]

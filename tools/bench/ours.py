@@ -29,16 +29,18 @@ class Moorage:
 
     @classmethod
     @contextmanager
-    def running(cls, mirrors: Mapping[str, str], image: str) -> Iterator[Moorage]:
-        """A daemon in a temporary directory."""
-        with Daemon.temporary(mirrors) as daemon, Client(daemon.url) as client:
-            yield cls(daemon, client, image)
+    def running(cls, directory: Path, mirrors: Mapping[str, str], image: str) -> Iterator[Moorage]:
+        """A daemon with all it has in `directory`."""
+        daemon = Daemon(directory, mirrors)
+        try:
+            daemon.start()
+            with Client(daemon.url) as client:
+                yield cls(daemon, client, image)
+        finally:
+            daemon.close()
 
     def pull(self, reference: str) -> None:
         self._client.images.pull(reference).result()
-
-    def remove_image(self, reference: str) -> None:
-        self._client.images.remove(reference)
 
     def up(self, command: Sequence[str]) -> str:
         log = runtime_pb2.LogConfig(max_size_bytes=LOG_LIMIT)
