@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import DataLoss, MoorageError, NotFound, ResourceExhausted, Unavailable
-from moorage.server.registry.problems import Subject, TryAgain
+from moorage.server.errors import DataLoss, MoorageError, Unavailable
+from moorage.server.registry.problems import Subject, TryAgain, of_all
 from moorage.server.registry.remote import Attempts, Remote
 from moorage.server.registry.transport import CHUNK, Answer
 
@@ -24,7 +24,7 @@ class BlobReader:
         self._digest, self._size, self._cancel = digest, size, cancel
         self.offset = offset
         self._answer: Answer | None = None
-        self._failure: MoorageError | None = None
+        self._failures: list[tuple[str, MoorageError]] = []
         self._next_remote()
 
     def chunk(self) -> bytes:
@@ -36,7 +36,7 @@ class BlobReader:
                     raise TryAgain(self._short())
             except TryAgain as trouble:
                 self._retry(trouble)
-            except (NotFound, Unavailable, DataLoss) as error:
+            except MoorageError as error:
                 self._give_up(error)
             else:
                 return self._taken(data)
@@ -97,15 +97,16 @@ class BlobReader:
         self.close()
         try:
             self._attempts.again(trouble)
-        except (Unavailable, ResourceExhausted) as error:
+        except MoorageError as error:
             self._give_up(error)
 
     def _give_up(self, error: MoorageError) -> None:
-        """Go on with the next endpoint; raise the first failure when there is none."""
+        """Go on with the next endpoint; raise when there is none."""
         self.close()
-        self._failure = self._failure or error
+        self._cancel.check()
+        self._failures.append((self._remote.host, error))
         if not self._remotes:
-            raise self._failure
+            raise of_all(self._failures)
         self._next_remote()
 
     def _next_remote(self) -> None:

@@ -21,7 +21,7 @@ from moorage.server.registry.auth import Authorizer, CredentialSource, RegistryA
 from moorage.server.registry.blob import BlobReader, wrong_content
 from moorage.server.registry.config import RegistryConfig, is_loopback
 from moorage.server.registry.manifest import Descriptor, Index, Manifest
-from moorage.server.registry.problems import TryAgain, shown
+from moorage.server.registry.problems import TryAgain, of_all, shown
 from moorage.server.registry.reference import DEFAULT_DOMAIN, Reference, is_digest
 from moorage.server.registry.remote import Attempts, Remote
 from moorage.server.registry.transport import Answer, Transport
@@ -96,14 +96,14 @@ class Repository:
 
     def get_manifest(self, target: str, listed_as: str = "") -> Manifest | Index:
         """The document at a tag or digest, from the first endpoint that has it. `listed_as`: the media type its index gives it."""
-        failures: list[tuple[Remote, MoorageError]] = []
+        failures: list[tuple[str, MoorageError]] = []
         for remote in self._remotes:
             try:
                 return self._manifest_from(remote, target, listed_as)
             except MoorageError as error:
                 self._cancel.check()
-                failures.append((remote, error))
-        raise _with_mirrors(failures)
+                failures.append((remote.host, error))
+        raise of_all(failures)
 
     def get_config(self, image: Manifest) -> bytes:
         """The image's config, verified."""
@@ -148,11 +148,3 @@ def _read_manifest(answer: Answer, remote: Remote, target: str, listed_as: str) 
     if claimed and claimed != manifest.digest_of(body, claimed.partition(":")[0]):
         raise wrong_content(subject, f"what came does not have the digest {claimed} of its own Docker-Content-Digest")
     return document
-
-
-def _with_mirrors(failures: list[tuple[Remote, MoorageError]]) -> MoorageError:
-    """The upstream's failure, with the mirrors' in its hint."""
-    *mirrors, (_, error) = failures
-    for remote, failure in mirrors:
-        error.hint = f"{error.hint}; its mirror {remote.host} failed too: {failure.message}".removeprefix("; ")
-    return error

@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import urllib3.exceptions
@@ -92,6 +92,14 @@ def from_exception(subject: Subject, error: Exception) -> Exception:
     why, hint, passing = _cause(error)
     unavailable = Unavailable(f"{subject}: {why}", reason="REGISTRY_UNREACHABLE", hint=hint, **subject.metadata())
     return TryAgain(unavailable) if passing else unavailable
+
+
+def of_all(failures: Sequence[tuple[str, MoorageError]]) -> MoorageError:
+    """The failure of the last host that was asked, the image's own, with the mirrors' in its hint."""
+    *mirrors, (_, error) = failures
+    for host, failure in mirrors:
+        error.hint = f"{error.hint}; its mirror {host} failed too: {failure.message}".removeprefix("; ")
+    return error
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

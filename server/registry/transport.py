@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 _PROBE_TIMEOUT = 3.0
+_IDLE = 32  # connections kept to one host: a few pulls at once, several layers each
 _current = threading.local()
 
 
@@ -206,7 +207,7 @@ class Transport:
     def _manager(self, host: HostConfig) -> urllib3.PoolManager:
         manager = urllib3.PoolManager(
             num_pools=32,
-            maxsize=max(8, self._config.layers_at_once),
+            maxsize=_IDLE,
             ssl_context=_tls_context(host),
         )
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -665,6 +665,17 @@ def test_a_mirror_that_dies_in_the_middle(registry: FakeRegistry, other: FakeReg
     assert registry.requests[-1].headers["Range"] == f"bytes={1 << 20}-"
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 418, 500])
+def test_a_mirror_that_refuses_a_blob(
+    registry: FakeRegistry, other: FakeRegistry, mirrored: Repository, status: int
+) -> None:
+    other.intercept = lambda request: Reply(status)
+    assert read(mirrored) == DATA
+    with pytest.raises(NotFound, match=registry.host) as caught:
+        read(mirrored, Descriptor("", sha256(b"gone"), 4))
+    assert f"mirror {other.host} failed too" in caught.value.hint
+
+
 def test_when_all_fail_each_is_named(registry: FakeRegistry, other: FakeRegistry, mirrored: Repository) -> None:
     other.intercept = lambda request: Reply(500)
     with pytest.raises(NotFound) as caught:
