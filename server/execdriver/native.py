@@ -83,13 +83,13 @@ class NativeDriver:
 
     async def recover(self) -> list[PodStatus]:
         found = await asyncio.to_thread(self._find)
-        for status, sock in found:
+        for status, channel in found:
             # What is answered here is told.
             told = {(each.id, each.started_ns) for each in status.containers if each.exit}
             self._told.setdefault(status.pod.id, set()).update(told)
-            if sock is not None:
-                self._watch(status.pod.id, sock)
-        return [status for status, _sock in found]
+            if channel is not None:
+                self._watch(status.pod.id, channel)
+        return [status for status, _channel in found]
 
     def run_pod(self, spec: PodSpec) -> Pod:
         directory = self._directory(spec.id)
@@ -106,7 +106,7 @@ class NativeDriver:
             raise
         finally:
             os.close(fd)
-        self._call_soon(self._watch, spec.id, channel.sock)
+        self._call_soon(self._watch, spec.id, channel)
         return Pod(spec.id, pid)
 
     def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
@@ -171,23 +171,24 @@ class NativeDriver:
         except TimeoutError as error:
             raise Unavailable(f"supervisor of pod {pod_id} does not answer", reason="SUPERVISOR_SILENT") from error
 
-    def _find(self) -> list[tuple[PodStatus, socket.socket | None]]:
+    def _find(self) -> list[tuple[PodStatus, Channel | None]]:
         """The pods on disk, with an open watch of those whose supervisor lives. The others are cleaned up."""
         return [self._find_one(directory) for directory in sorted(self._pods.iterdir()) if directory.is_dir()]
 
-    def _find_one(self, directory: Path) -> tuple[PodStatus, socket.socket | None]:
+    def _find_one(self, directory: Path) -> tuple[PodStatus, Channel | None]:
         try:
             sock = native_channel.connect(directory)
         except MoorageError:
             return PodStatus(Pod(directory.name, 0), tuple(self._clean_up(directory))), None
         sock.settimeout(ANSWER_SECONDS)
+        channel = Channel(sock)
         try:
-            answer = native_channel.ask(Channel(sock), directory.name, {"op": "watch"})
+            answer = native_channel.ask(channel, directory.name, {"op": "watch"})
         except (MoorageError, TimeoutError):
             _end_supervisor(sock, directory.name)
             return PodStatus(Pod(directory.name, 0), tuple(self._clean_up(directory))), None
         containers = tuple(container_status(each) for each in answer["containers"])
-        return PodStatus(Pod(directory.name, answer["pid"]), containers), sock
+        return PodStatus(Pod(directory.name, answer["pid"]), containers), channel
 
     def _clean_up(self, directory: Path) -> list[ContainerStatus]:
         with self._cleaning:
@@ -199,9 +200,9 @@ class NativeDriver:
         if loop is not None:
             loop.call_soon_threadsafe(function, *args)
 
-    def _watch(self, pod_id: str, sock: socket.socket) -> None:
+    def _watch(self, pod_id: str, channel: Channel) -> None:
         self._watches[pod_id] = Watch(
-            sock,
+            channel,
             lambda container: self._tell(pod_id, container_status(container)),
             lambda: self._lost(pod_id),
         )

@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from moorage.server.supervisor.protocol import Decoder, ProtocolError, receive
+from moorage.server.supervisor.protocol import Channel, Frame, ProtocolError
 
 
 class Watch:
     """Reads one on the loop. `on_exit` gets the container as `status` answers it, `on_lost` is called when the supervisor has gone."""
 
     def __init__(
-        self, sock: socket.socket, on_exit: Callable[[dict[str, Any]], None], on_lost: Callable[[], None]
+        self, channel: Channel, on_exit: Callable[[dict[str, Any]], None], on_lost: Callable[[], None]
     ) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+        """Owns the channel, on which a watch was begun."""
+        channel.sock.setblocking(False)
+        self._channel = channel
         self._on_exit = on_exit
         self._on_lost = on_lost
-        self._decoder = Decoder()
         self._loop = asyncio.get_running_loop()
         self._open = True
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self._loop.add_reader(channel.sock.fileno(), self._readable)
+        # What came right behind the answer.
+        self._tell(channel.arrived())
 
     def close(self) -> None:
         """Look no more."""
         if self._open:
             self._open = False
-            self._loop.remove_reader(self._sock.fileno())
-            self._sock.close()
+            self._loop.remove_reader(self._channel.sock.fileno())
+            self._channel.close()
 
     def _readable(self) -> None:
         try:
-            data, _fds = receive(self._sock)
-            self._take(self._decoder.feed(data) if data else None)
+            frames = self._channel.read()
         except BlockingIOError:
             return
         except (OSError, ProtocolError):
-            self._take(None)
-
-    def _take(self, frames: Iterable[Any] | None) -> None:
+            frames = None
         if frames is None:
             self.close()
             self._on_lost()
-            return
+        else:
+            self._tell(frames)
+
+    def _tell(self, frames: Iterable[Frame]) -> None:
         for frame in frames:
             if frame.message.get("event") == "exit":
                 self._on_exit(frame.message["container"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -213,6 +214,10 @@ def write_json(directory: int, name: str, content: Mapping[str, Any]) -> None:
     """Write a file in an open directory, all or nothing."""
     temporary = f".{name}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    with open(fd, "w") as file:
-        json.dump(content, file)
+    try:
+        data = json.dumps(content).encode()
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    finally:
+        os.close(fd)
     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -157,11 +157,24 @@ class Channel:
     def receive(self) -> Frame | None:
         """The next frame, or None at the end. Raises OSError (TimeoutError), ProtocolError."""
         while not self._ready:
-            data, fds = receive(self.sock)
-            if not data:
+            if not self._read():
                 return None
-            self._ready.extend(self._decoder.feed(data, fds))
         return self._ready.popleft()
+
+    def arrived(self) -> list[Frame]:
+        """The frames that were read together with others and not yet asked for."""
+        frames = list(self._ready)
+        self._ready.clear()
+        return frames
+
+    def read(self) -> list[Frame] | None:
+        """Read once, and answer the frames that are whole now; None at the end. For a socket that does not block."""
+        return self.arrived() if self._read() else None
+
+    def _read(self) -> bool:
+        data, fds = receive(self.sock)
+        self._ready.extend(self._decoder.feed(data, fds))
+        return bool(data)
 
     def close(self) -> None:
         self._decoder.close()

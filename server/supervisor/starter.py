@@ -50,11 +50,10 @@ def start(around: Surroundings, spec: Mapping[str, Any], stage: Callable[[str], 
             (theirs.fileno(), around.directory),
         )
         theirs.close()
-        try:
-            seccomp, answer = _hear(channel, stage)
-        finally:
-            os.waitpid(pid, 0)
+        # When it has started the container nobody waits for its end: the loop reaps it as any child, and the container after it.
+        seccomp, answer = _hear(channel, stage)
     if answer is None:
+        os.waitpid(pid, 0)
         _clean_up(around, spec)
         raise Failure("Internal", f"starter of container {spec['container']} died", exit_code=128)
     if "error" in answer.message:

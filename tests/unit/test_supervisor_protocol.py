@@ -118,6 +118,18 @@ def test_descriptors_nobody_took_are_closed(pair: tuple[socket.socket, socket.so
     os.close(reader)
 
 
+def test_what_was_read_together_is_kept(pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].sendall(pack_message({"n": 1}) + pack_message({"n": 2}))
+    channel = Channel(pair[1])
+    first = channel.receive()
+    assert first is not None
+    assert (first.message, [frame.message for frame in channel.arrived()]) == ({"n": 1}, [{"n": 2}])
+    pair[0].sendall(pack_message({"n": 3}) + b"\0")
+    assert channel.read() == [Frame(MESSAGE, {"n": 3}, b"")]
+    pair[0].close()
+    assert channel.read() is None
+
+
 def test_the_end_is_none(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].sendall(pack_message({})[:-1])
     pair[0].close()
