@@ -2,8 +2,8 @@
 
     supervisor ── starter ── container's first process
 
-When the starter has ended the container is the supervisor's child, which is its subreaper. A start touches twice the memory that a
-supervisor has for itself otherwise, and would keep; so it is the starter's, and gone with it. What the starter sends:
+When the starter has ended the container is the supervisor's child, which is its subreaper. A start touches about as much memory again
+as a supervisor has for itself, and would keep; done here, half of it goes with the starter. What the starter sends:
 
     {"stage": …}                                       as it goes
     stream data: the compiled filter                   if the supervisor does not have it
