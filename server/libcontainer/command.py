@@ -110,10 +110,10 @@ def execute(path: str, arguments: Sequence[str], environment: Mapping[str, str])
         raise _unusable(path, error.errno or 0) from error
 
 
-def environment_of(variables: Sequence[str], home: str) -> dict[str, str]:
-    """OCI `process.env` as a mapping, the last of a name winning, and HOME set."""
+def environment_of(variables: Sequence[str]) -> dict[str, str]:
+    """OCI `process.env` as a mapping, the last of a name winning, without an empty HOME."""
     pairs = (variable.partition("=") for variable in variables)
     environment = {name: value for name, separator, value in pairs if name and separator}
     if not environment.get("HOME"):
-        environment["HOME"] = home
+        environment.pop("HOME", None)
     return environment

@@ -11,7 +11,7 @@ import os
 import posixpath
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -55,7 +55,7 @@ class Job:
 def enter_new(
     job: Job,
     config: Mapping[str, Any],
-    layers: Sequence[Mapping[str, Any]],
+    plan: rootfs.Plan,
     spaces: namespaces.Namespaces,
     report: Reporter,
 ) -> NoReturn:
@@ -69,7 +69,7 @@ def enter_new(
         stdio = _inherited_stdio(job)
         report.stage("rootfs")
         cgroup_namespace = namespaces.open_cgroup(spaces)
-        root = rootfs.enter(config, layers, stack)
+        root = rootfs.enter(plan, stack)
         namespaces.enter_cgroup(spaces, cgroup_namespace)
         if spaces.own_uts:
             _name_host(config)
@@ -78,7 +78,7 @@ def enter_new(
             devices.bind_console(root, stdio[0])
         _make_cwd(root, job.process)
         report.stage("seal")
-        rootfs.seal(root, config)
+        rootfs.seal(root, plan)
         _become(root, job, stdio, report)
 
 
@@ -154,8 +154,9 @@ def _make_cwd(root: int, process: Mapping[str, Any]) -> None:
 def _become(root: int, job: Job, stdio: tuple[int, int, int], report: Reporter) -> NoReturn:
     """From inside the container to the command."""
     report.stage("user")
-    user = users.resolve(root, job.process.get("user") or {})
-    environment = command.environment_of(job.process.get("env") or (), user.home)
+    environment = command.environment_of(job.process.get("env") or ())
+    user = users.resolve(root, job.process.get("user") or {}, want_home="HOME" not in environment)
+    environment.setdefault("HOME", user.home)
     arguments = job.process.get("args") or ()
     if not arguments:
         raise StartError("there is no command")

@@ -5,6 +5,7 @@ The caller has one thread and sits in the network, IPC and UTS namespaces that t
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from moorage.server.libcontainer.cgroups import Cgroup
 from moorage.server.libcontainer.channel import Reporter
 from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
 from moorage.server.libcontainer.init import Job, enter_existing, enter_new
+from moorage.server.libcontainer.rootfs import plan as plan_root
 from moorage.server.libcontainer.validate import validate, validate_process
 
 __all__ = ["Process", "StartError", "Stdio", "execute", "start"]
@@ -67,6 +69,7 @@ def start(
     stage("clone")
     validate(config)
     spaces = namespaces.plan((config.get("linux") or {}).get("namespaces") or ())
+    plan = plan_root(config, rootfs)
     job = Job(config["process"], _descriptors(stdio), cgroup, seccomp, init)
     with ExitStack() as stack:
         pid_namespace = None
@@ -77,7 +80,7 @@ def start(
         return _run(
             spaces.clone,
             pid_namespace,
-            lambda report: enter_new(job, config, rootfs, spaces, report),
+            lambda report: enter_new(job, config, plan, spaces, report),
             stage,
         )
 
@@ -148,6 +151,8 @@ def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) 
 
 def _child(report: Reporter, body: Callable[[Reporter], object]) -> NoReturn:
     code = SETUP_FAILED
+    # A collection would touch, and so copy, every object there is.
+    gc.disable()
     try:
         protect.forget_handlers()
         body(report)

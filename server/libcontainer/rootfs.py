@@ -12,11 +12,13 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from moorage.server.libcontainer import cgroupfs, devices, syscalls
 from moorage.server.libcontainer.errors import StartError, doing
-from moorage.server.libcontainer.mounts import Mount, MountOptions, parse_options, plan
+from moorage.server.libcontainer.mounts import Mount, MountOptions, parse_options
+from moorage.server.libcontainer.mounts import plan as plan_mounts
 from moorage.server.libcontainer.paths import clean, open_directory, open_file, open_in_root
 
 _STAGING = "/sys"
@@ -26,37 +28,82 @@ _OVERLAY_DIRECTORIES = ("lowerdir", "upperdir", "workdir")
 _ORDINARY_PROPAGATION = syscalls.MS_REC | syscalls.MS_PRIVATE
 
 
-def enter(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], stack: ExitStack) -> int:
-    """Build and enter the root file system of an OCI config, in the caller's own mount namespace; its root directory as O_PATH.
+@dataclass(frozen=True)
+class Layer:
+    """One of the mounts that make a root file system; `kind` is a file system type or `bind`."""
+
+    kind: str
+    source: str
+    options: MountOptions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `enter` and `seal` do, read from a config beforehand: in the parent, for a child pays for each page that it touches first."""
+
+    layers: Sequence[Layer]
+    mounts: Sequence[Mount]
+    propagation: int
+    devices: Sequence[Mapping[str, Any]]
+    read_only_paths: Sequence[str]
+    masked_paths: Sequence[str]
+    read_only: bool
+
+
+def plan(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Plan:
+    """Take the parts of an OCI config that concern the root file system apart. `layers` as in `process.start`. Raises StartError."""
+    linux = config.get("linux") or {}
+    return Plan(
+        layers=plan_layers(layers),
+        mounts=plan_mounts(config.get("mounts") or ()),
+        propagation=parse_options([linux.get("rootfsPropagation") or "private"]).propagation,
+        devices=linux.get("devices") or (),
+        read_only_paths=[clean(path) for path in linux.get("readonlyPaths") or ()],
+        masked_paths=[clean(path) for path in linux.get("maskedPaths") or ()],
+        read_only=bool((config.get("root") or {}).get("readonly")),
+    )
+
+
+def plan_layers(layers: Sequence[Mapping[str, Any]]) -> list[Layer]:
+    """The mounts of a root file system. Raises StartError when there are none."""
+    if not layers:
+        raise StartError("there is no root file system to mount")
+    planned = []
+    for layer in layers:
+        options = parse_options(layer.get("options") or ())
+        kind = "bind" if options.bind else layer["type"]
+        planned.append(Layer(kind, layer.get("source") or kind, options))
+    return planned
+
+
+def enter(plan: Plan, stack: ExitStack) -> int:
+    """Build and enter the root file system, in the caller's own mount namespace; its root directory as O_PATH.
 
     Still to be done once the console is there: `seal`. The umask is 0. `stack` closes descriptors. Raises StartError.
     """
-    mounts = plan(config.get("mounts") or ())
     with ExitStack() as sources:
-        binds = {index: _clone_bind(mount, sources) for index, mount in enumerate(mounts) if mount.kind == "bind"}
-        cgroups = cgroupfs.clone_trees(sources) if any(mount.kind == "cgroup" for mount in mounts) else {}
-        root = mount_root(layers)
+        binds = {index: _clone_bind(mount, sources) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"}
+        cgroups = cgroupfs.clone_trees(sources) if any(mount.kind == "cgroup" for mount in plan.mounts) else {}
+        root = mount_root(plan.layers)
         stack.callback(os.close, root)
-        _pivot(root, config)
-        for index, mount in enumerate(mounts):
+        _pivot(root, plan.propagation)
+        for index, mount in enumerate(plan.mounts):
             if mount.kind == "bind":
                 _attach_bind(root, mount, binds[index])
             elif mount.kind == "cgroup":
                 _attach_cgroups(root, mount, cgroups)
             else:
                 _attach_new(root, mount)
-    if not any(mount.destination == "/dev" and mount.kind == "bind" for mount in mounts):
-        devices.populate(root, (config.get("linux") or {}).get("devices") or ())
+    if not any(mount.destination == "/dev" and mount.kind == "bind" for mount in plan.mounts):
+        devices.populate(root, plan.devices)
     return root
 
 
-def mount_root(layers: Sequence[Mapping[str, Any]]) -> int:
+def mount_root(layers: Sequence[Layer]) -> int:
     """Make the caller's mount namespace private and mount a root file system in it; its root directory as O_PATH.
 
-    `layers` as in `process.start`. A namespace of the caller's own: what was at /sys is covered.
+    The namespace is the caller's own: what was at /sys is covered there. Raises StartError.
     """
-    if not layers:
-        raise StartError("there is no root file system to mount")
     with ExitStack() as stack:
         trees = [_clone_layer(layer, stack) for layer in layers]
         with doing("make private", "/"):
@@ -69,35 +116,32 @@ def mount_root(layers: Sequence[Mapping[str, Any]]) -> int:
     return os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _clone_layer(layer: Mapping[str, Any], stack: ExitStack) -> int | None:
-    options = parse_options(layer.get("options") or ())
-    if layer.get("type") != "bind" and not options.bind:
+def _clone_layer(layer: Layer, stack: ExitStack) -> int | None:
+    if layer.kind != "bind":
         return None
-    with doing("copy the mount of", layer["source"]):
-        tree = syscalls.open_tree(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
+    with doing("copy the mount of", layer.source):
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, layer.source, recursive=layer.options.recursive)
     stack.callback(os.close, tree)
     return tree
 
 
-def _attach_layer(layer: Mapping[str, Any], tree: int) -> None:
-    with doing("mount the root file system", layer["source"]):
-        _set_attributes(tree, parse_options(layer.get("options") or ()))
+def _attach_layer(layer: Layer, tree: int) -> None:
+    with doing("mount the root file system", layer.source):
+        _set_attributes(tree, layer.options)
         target = os.open(_STAGING, os.O_PATH | os.O_CLOEXEC)
         syscalls.move_mount(tree, target)
         os.close(target)
 
 
-def _mount_layer(layer: Mapping[str, Any]) -> None:
-    kind, source = layer["type"], layer.get("source") or layer["type"]
-    options = parse_options(layer.get("options") or ())
+def _mount_layer(layer: Layer) -> None:
     # The first four attributes have the same values as flags of mount(2).
-    flags = options.attributes & 0b1111
-    if kind == "overlay":
-        _mount_overlay(source, flags, options.parameters)
+    flags = layer.options.attributes & 0b1111
+    if layer.kind == "overlay":
+        _mount_overlay(layer.source, flags, layer.options.parameters)
         return
-    data = ",".join(key if value is None else f"{key}={value}" for key, value in options.parameters)
-    with doing(f"mount {kind} from", source):
-        syscalls.mount(source, _STAGING, kind, flags, data)
+    data = ",".join(key if value is None else f"{key}={value}" for key, value in layer.options.parameters)
+    with doing(f"mount {layer.kind} from", layer.source):
+        syscalls.mount(layer.source, _STAGING, layer.kind, flags, data)
 
 
 def _mount_overlay(source: str, flags: int, parameters: Sequence[tuple[str, str | None]]) -> None:
@@ -123,14 +167,13 @@ def _number(path: str, stack: ExitStack) -> str:
     return str(fd)
 
 
-def _pivot(root: int, config: Mapping[str, Any]) -> None:
+def _pivot(root: int, propagation: int) -> None:
     with doing("change the root directory"):
         os.fchdir(root)
         # The old root comes to lie on top of the new one, from where it is taken off.
         syscalls.pivot_root(".", ".")
         syscalls.umount(".", syscalls.MNT_DETACH)
         os.chdir("/")
-    propagation = parse_options([(config.get("linux") or {}).get("rootfsPropagation") or "private"]).propagation
     if propagation != syscalls.MS_PRIVATE:
         with doing("set the propagation of", "/"):
             syscalls.mount_setattr(root, 0, propagation=propagation, recursive=True)
@@ -188,18 +231,16 @@ def _attach_new(root: int, mount: Mount) -> None:
             os.close(target)
 
 
-def seal(root: int, config: Mapping[str, Any]) -> None:
-    """Cover OCI `linux.maskedPaths`, and make `linux.readonlyPaths` and, with `root.readonly`, the root read-only."""
-    linux = config.get("linux") or {}
-    for path in linux.get("readonlyPaths") or ():
-        _make_read_only(root, clean(path))
-    masked = linux.get("maskedPaths") or ()
-    if masked:
+def seal(root: int, plan: Plan) -> None:
+    """Cover what is masked, and make read-only what is to be, the root last."""
+    for path in plan.read_only_paths:
+        _make_read_only(root, path)
+    if plan.masked_paths:
         null = devices.open_null(root)
-        for path in masked:
-            _mask(root, clean(path), null)
+        for path in plan.masked_paths:
+            _mask(root, path, null)
         os.close(null)
-    if (config.get("root") or {}).get("readonly"):
+    if plan.read_only:
         with doing("make read-only", "/"):
             syscalls.mount_setattr(root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
 

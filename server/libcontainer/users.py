@@ -77,12 +77,13 @@ def parse_id(text: str) -> int | None:
     return None
 
 
-def resolve(root: int, user: Mapping[str, Any]) -> User:
+def resolve(root: int, user: Mapping[str, Any], *, want_home: bool = True) -> User:
     """The credentials of OCI `process.user`, in the container whose root directory is `root`.
 
     `username`, if there is one, is `user[:group]`, each a name or a number, and decides; else `uid` and `gid` do.
     `additionalGids` are added. As with Docker a user without `:group` gets its groups from the group file, a number need
-    not be known, and the main group is among the supplementary ones. Raises StartError.
+    not be known, and the main group is among the supplementary ones. Without `want_home` a
+    user given by numbers is not looked up. Raises StartError.
     """
     username = user.get("username") or ""
     additional = tuple(user.get("additionalGids") or ())
@@ -90,7 +91,7 @@ def resolve(root: int, user: Mapping[str, Any]) -> User:
         found = resolve_name(username, _Files(root))
     else:
         uid = _numeric(user.get("uid", 0))
-        found = User(uid, _numeric(user.get("gid", 0)), (), _home(root, uid))
+        found = User(uid, _numeric(user.get("gid", 0)), (), _home(root, uid) if want_home else "/")
     groups = dict.fromkeys((found.gid, *found.groups, *(_numeric(gid) for gid in additional)))
     return User(found.uid, found.gid, tuple(groups), found.home)
 

@@ -409,6 +409,6 @@ def test_terminal_of_a_command_under_init(image: Image) -> None:
 @supervised
 def test_only_mounting_a_root(image: Image) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
-    root = rootfs.mount_root(image.rootfs())
+    root = rootfs.mount_root(rootfs.plan_layers(image.rootfs()))
     assert sorted(os.listdir(f"/proc/self/fd/{root}")) == ["bin", "etc", "tmp"]
     os.close(root)
