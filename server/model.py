@@ -62,15 +62,40 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Mount:
-    """A mount a container asked for."""
+class IdMap:
+    """A range of IDs of a user namespace: `length` IDs from `container` on inside are those from `host` on outside."""
 
-    kind: Literal["bind", "tmpfs"]
+    container: int
+    host: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount a container asked for. `source` is a host path (bind) or an image (image).
+
+    `recursive_read_only` makes every mount below it read-only too; `id_map` shifts owners (user namespaces); `sub_path` is a directory
+    inside the image.
+    """
+
+    kind: Literal["bind", "tmpfs", "image"]
     target: str
     source: str = ""
     read_only: bool = False
     size: int = 0
     propagation: str = ""
+    recursive_read_only: bool = False
+    id_map: tuple[IdMap, ...] = ()
+    sub_path: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A host device to show inside; `permissions` of `rwm`."""
+
+    source: str
+    target: str
+    permissions: str = "rwm"
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,11 @@ class Resources:
     cpuset_mems: str = ""
     pids: int = 0
     rlimits: tuple[Rlimit, ...] = ()
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    oom_score_adj: int | None = None
+    hugepages: tuple[tuple[str, int], ...] = ()
+    unified: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,14 @@ class Security:
     privileged: bool = False
     allow_new_privileges: bool = False
     seccomp_profile: str = ""
+    cap_ambient: tuple[str, ...] = ()
+    apparmor_profile: str = ""
+    selinux_label: str = ""
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    groups: tuple[int, ...] = ()
+    """Supplementary groups on top of those that `strict_groups` leaves: False adds the user's own of /etc/group, True does not."""
+    strict_groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,10 +169,11 @@ class NetworkAttachment:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """How output is kept."""
+    """How output is kept. `path` empty: in the daemon's own directory; `max_size` 0: never rotated by us."""
 
     max_size: int = 64 << 20
     max_files: int = 3
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +201,13 @@ class ContainerConfig:
     auto_remove: bool = False
     log: LogConfig = LogConfig()
     read_only: bool = False
+    annotations: dict[str, str] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
+    pid: str = ""
+    """PID namespace: empty for its own, `pod`, `host`, or the ID of a container of the same pod to share with."""
+    metadata_name: str = ""
+    metadata_attempt: int = 0
+    """What an orchestrator calls it within its pod."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +262,57 @@ class Container:
     pid: int = 0
     endpoint: Endpoint | None = None
     exit: ExitStatus | None = None
+    pod_id: str = ""
+    """The pod it belongs to; empty when it is one of its own, with the same ID."""
+
+
+PodState = Literal["starting", "ready", "notready", "removing"]
+
+
+@dataclass(frozen=True)
+class PodConfig:
+    """What a pod is asked to be (CRI's PodSandboxConfig).
+
+    `name`, `namespace`, `uid` and `attempt` together are unique. `network`, `ipc` are `pod` or `host`; `pid` is `container` (one each),
+    `pod` (shared) or `host`. `users` maps a user namespace of the pod's own. `cgroup_parent` is below each hierarchy's root.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    attempt: int = 0
+    hostname: str = ""
+    log_directory: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    runtime_handler: str = ""
+    cgroup_parent: str = ""
+    sysctls: dict[str, str] = field(default_factory=dict)
+    attachment: NetworkAttachment = NetworkAttachment()
+    dns: bool = False
+    """Whether `attachment`'s DNS settings are to be taken exactly as they are, instead of the host's."""
+    network: Literal["pod", "host"] = "pod"
+    ipc: Literal["pod", "host"] = "pod"
+    pid: str = "pod"
+    users: tuple[IdMap, ...] = ()
+    groups_map: tuple[IdMap, ...] = ()
+    security: Security = Security()
+    user: str = ""
+    resources: Resources = Resources()
+    overhead: Resources = Resources()
+
+
+@dataclass(frozen=True)
+class PodRecord:
+    """A pod as the GraphDB keeps it. `starting` and `removing` are intents, as for containers."""
+
+    id: str
+    config: PodConfig
+    state: PodState
+    created_ns: int
+    endpoint: Endpoint | None = None
+    pid: int = 0
+    """Its supervisor."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class Images:
         """What the graph knows an image as: an ID stays as it is, a reference becomes canonical."""
         if self._graph.is_id(text):
             return text
-        return str(references.parse(text).with_default_tag())
+        reference = references.parse(text).with_default_tag()
+        return f"{reference.repository}@{reference.digest}" if reference.digest else str(reference)
 
     async def pull(self, job: Job, command: commands.Pull) -> AsyncIterator[commands.Progress]:
         """Run the puller on a transfer thread and hand on its progress; a reader that goes away stops it."""
