@@ -22,6 +22,7 @@ ALLOWED = {
     "registry": (),
     "networkdriver": ("graph.graphdb",),
     "execdriver": ("libcontainer", "supervisor"),
+    "streaming": (),
     "supervisor": ("libcontainer",),
     "libcontainer": (),
 }
