@@ -5,12 +5,24 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from moorage.server.engine.job import Command, Job, StreamCommand
-from moorage.server.model import Container, ContainerConfig, Event, ExitStatus, Image, Network, Platform
+from moorage.server.model import (
+    Container,
+    ContainerConfig,
+    Event,
+    ExitStatus,
+    Image,
+    Network,
+    Platform,
+    PodConfig,
+    PodRecord,
+    Resources,
+)
 from moorage.server.registry.credentials import RegistryAuth as RegistryAuth
 
 # --- containers -------------------------------------------------------------------------------------------------------
@@ -27,10 +39,11 @@ class Created:
 
 @dataclass(frozen=True)
 class Create(Command[Created]):
-    """Make a container; an empty name has one made up."""
+    """Make a container; an empty name has one made up. With `pod_id` it belongs to that pod."""
 
     name: str
     config: ContainerConfig
+    pod_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,139 @@ class Top(Command[list[ProcessInfo]]):
     """The processes of a container."""
 
     id: str
+
+
+@dataclass(frozen=True)
+class Update(Command[None]):
+    """Change the limits of a container; fields that are 0 or empty stay as they are. Annotations, where given, replace the old."""
+
+    id: str
+    resources: Resources
+    annotations: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class ReopenLog(Command[None]):
+    """Go on in a new log file of the same name: the old one has been renamed."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """What a command printed, each stream cut at 16 MiB, and its exit code."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class ExecSync(Command[ExecResult]):
+    """Run one more process to its end; DeadlineExceeded, and all it started killed, after `timeout` seconds (0: never)."""
+
+    id: str
+    command: tuple[str, ...]
+    timeout: float = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one container uses. See `moorage.v1.ContainerStats`."""
+
+    id: str
+    name: str
+    time_ns: int
+    cpu_ns: int
+    cpu_nano_cores: int | None
+    cpu_throttled_ns: int
+    memory: int
+    working_set: int
+    memory_limit: int
+    pids: int
+    pids_limit: int
+    io_read: int
+    io_write: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_packets: int
+    tx_packets: int
+    oom_kills: int
+
+
+# --- pods -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunPod(Command[str]):
+    """Make a pod and its namespaces; answers its ID. AlreadyExists when its name, namespace, uid and attempt are taken."""
+
+    config: PodConfig
+
+
+@dataclass(frozen=True)
+class StopPod(Command[None]):
+    """Kill its containers and take it out of its network. Stopped or unknown is fine."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class RemovePod(Command[None]):
+    """Stop it, and delete it with its containers. Unknown is fine."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class ListPods(Command[list[PodRecord]]):
+    """Every pod, newest first."""
+
+
+@dataclass(frozen=True)
+class InspectPod(Command[PodRecord]):
+    """One pod, by ID or unique prefix."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class UpdatePod(Command[None]):
+    """Change the limits of a pod as a whole."""
+
+    id: str
+    resources: Resources
+    overhead: Resources
+
+
+@dataclass(frozen=True)
+class DialPod(Command[socket.socket]):
+    """A TCP connection to a port of the pod's loopback, made inside its network namespace. Unavailable when nothing listens."""
+
+    id: str
+    port: int
+
+
+@dataclass(frozen=True)
+class PodSample:
+    """What a pod uses as a whole, and each of its running containers."""
+
+    pod: PodRecord
+    cpu_ns: int
+    cpu_nano_cores: int | None
+    memory: int
+    working_set: int
+    pids: int
+    rx_bytes: int
+    tx_bytes: int
+    containers: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class SamplePods(Command[list[PodSample]]):
+    """What pods use now; all that are ready, or those of `ids`."""
+
+    ids: tuple[str, ...] = ()
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -227,30 +373,6 @@ class Logs(StreamCommand[list[LogLine]]):
     since_ns: int = 0
     until_ns: int = 0
     streams: frozenset[str] = frozenset({"stdout", "stderr"})
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one container uses. See `moorage.v1.ContainerStats`."""
-
-    id: str
-    name: str
-    time_ns: int
-    cpu_ns: int
-    cpu_nano_cores: int | None
-    cpu_throttled_ns: int
-    memory: int
-    working_set: int
-    memory_limit: int
-    pids: int
-    pids_limit: int
-    io_read: int
-    io_write: int
-    rx_bytes: int
-    tx_bytes: int
-    rx_packets: int
-    tx_packets: int
-    oom_kills: int
 
 
 @dataclass(frozen=True)
