@@ -29,16 +29,18 @@ _TIMEOUT_SECONDS = 60
 
 
 class Reporter:
-    """The child's end."""
+    """The child's end. Stages are told as they begin if `stages` is set, else only with an error: each packet wakes the parent."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, *, stages: bool = True) -> None:
         self._socket = end
+        self._stages = stages
         self._stage = ""
 
     def stage(self, name: str) -> None:
         """A stage begins."""
         self._stage = name
-        self._write(_STAGE + name.encode())
+        if self._stages:
+            self._write(_STAGE + name.encode())
 
     def console(self, master: int) -> None:
         """Hand over the master of the terminal."""
@@ -77,7 +79,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def listen(end: socket.socket, stage: Callable[[str], None], consoles: list[int], stack: ExitStack) -> str | None:
+def listen(end: socket.socket, stage: Callable[[str], object], consoles: list[int], stack: ExitStack) -> str | None:
     """The parent's part: read to the end; the stage that the child died in, None if it said `ready`. Raises StartError.
 
     A terminal's master is added to `consoles`, and closed by `stack`.

@@ -45,10 +45,6 @@ class Process:
     console: int | None
 
 
-def _no_stage(_name: str) -> None:
-    pass
-
-
 def start(
     config: Mapping[str, Any],
     *,
@@ -57,7 +53,7 @@ def start(
     cgroup: Cgroup | None,
     seccomp: bytes | None,
     init: bool = False,
-    stage: Callable[[str], None] = _no_stage,
+    stage: Callable[[str], object] | None = None,
 ) -> Process:
     """Start a container's first process; on return its command has been executed.
 
@@ -66,7 +62,8 @@ def start(
     reaper and the command its child. `stage` is told the name of each stage as it begins: `clone`, `cgroup`, `rootfs`,
     `seal`, `user`, `exec`. The caller becomes non-dumpable for good. Raises StartError.
     """
-    stage("clone")
+    if stage:
+        stage("clone")
     validate(config)
     spaces = namespaces.plan((config.get("linux") or {}).get("namespaces") or ())
     plan = plan_root(config, rootfs)
@@ -105,7 +102,7 @@ def execute(
     with doing(f"find process {target_pid}"):
         target = os.pidfd_open(target_pid)
     try:
-        return _run(0, target, lambda report: enter_existing(job, target, report), _no_stage)
+        return _run(0, target, lambda report: enter_existing(job, target, report), None)
     finally:
         os.close(target)
 
@@ -115,7 +112,7 @@ def _descriptors(stdio: Stdio | None) -> tuple[int, int, int] | None:
 
 
 def _run(
-    flags: int, pid_namespace: int | None, body: Callable[[Reporter], object], stage: Callable[[str], None]
+    flags: int, pid_namespace: int | None, body: Callable[[Reporter], object], stage: Callable[[str], object] | None
 ) -> Process:
     """Fork, have the child run `body`, which executes, and hear from it how that went."""
     protect.hide()
@@ -123,12 +120,12 @@ def _run(
         ours, theirs = channel.pair()
         stack.callback(ours.close)
         stack.callback(theirs.close)
-        pid, pidfd = _fork(flags, pid_namespace, lambda: _child(Reporter(theirs), body))
+        pid, pidfd = _fork(flags, pid_namespace, lambda: _child(Reporter(theirs, stages=stage is not None), body))
         stack.callback(os.close, pidfd)
         stack.callback(_end, pid, pidfd)
         theirs.close()
         consoles: list[int] = []
-        died_in = channel.listen(ours, stage, consoles, stack)
+        died_in = channel.listen(ours, stage or str, consoles, stack)
         if died_in is not None:
             raise _died(pidfd, died_in)
         stack.pop_all()
@@ -174,6 +171,4 @@ def _died(pidfd: int, stage: str) -> StartError:
     ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     how = "was killed by signal" if ended and ended.si_code != os.CLD_EXITED else "ended with code"
     number = ended.si_status if ended else 0
-    return StartError(
-        f"{stage}: the process {how} {number} while it was set up; is its memory limit too low?", stage=stage
-    )
+    return StartError(f"the process {how} {number} while it was set up; is its memory limit too low?", stage=stage)

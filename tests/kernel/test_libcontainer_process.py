@@ -279,7 +279,7 @@ class Dying:
 @supervised
 def test_death_while_being_set_up(image: Image) -> None:
     with pytest.raises(StartError, match="killed by signal 9") as caught:
-        run(image, config(command("true"), namespaces=[{"type": "mount"}]), cgroup=Dying())
+        run(image, config(command("true"), namespaces=[{"type": "mount"}]), cgroup=Dying(), stage=str)
     assert caught.value.stage == "cgroup"
 
 
