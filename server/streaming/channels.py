@@ -64,6 +64,9 @@ class ChannelConnection(Connection):
     async def send_reset(self, stream: Stream) -> None:
         """Nothing: there is no word for it."""
 
+    def probe(self) -> bytes:
+        return self._websocket.ping()
+
     async def send_refusal(self) -> None:
         await self._websocket.send_close(CloseReason.PROTOCOL_ERROR)
 

@@ -76,6 +76,7 @@ async def read_request(transport: Transport) -> Request:
     """Read it within MAX_HEAD bytes. Raises Refusal, ConnectionLost."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     request: h11.Request | None = None
+    received = 0
     try:
         while True:
             event = parser.next_event()
@@ -83,11 +84,16 @@ async def read_request(transport: Transport) -> Request:
                 data = await transport.read()
                 if not data:
                     raise ConnectionLost("the peer has hung up")
+                received += len(data)
                 parser.receive_data(data)
             elif isinstance(event, h11.Request):
                 request = event
             elif isinstance(event, h11.EndOfMessage) and request is not None:
-                return _checked(request, parser.trailing_data[0])
+                rest = parser.trailing_data[0]
+                if received - len(rest) > MAX_HEAD:
+                    # The parser minds only heads that are not complete yet.
+                    raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"head is longer than {MAX_HEAD} bytes")
+                return _checked(request, rest)
             else:
                 raise Refusal(HTTPStatus.BAD_REQUEST, "a request without a body expected")
     except h11.RemoteProtocolError as error:

@@ -179,7 +179,7 @@ class Connection(ABC):
                     await self._room.wait()
             except TimeoutError:
                 # Nothing is read now, so nobody else would notice that the peer is gone.
-                if self.transport.gone():
+                if self.transport.gone(self.probe()):
                     raise ConnectionLost("the peer has hung up") from None
 
     def account(self, size: int) -> None:
@@ -208,6 +208,10 @@ class Connection(ABC):
     @abstractmethod
     async def send_reset(self, stream: Stream) -> None:
         """Tell that a stream is reset."""
+
+    @abstractmethod
+    def probe(self) -> bytes:
+        """A ping that means nothing to a peer that lives."""
 
     @abstractmethod
     async def send_refusal(self) -> None:

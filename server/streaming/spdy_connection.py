@@ -6,6 +6,9 @@ from moorage.server.streaming import spdy
 from moorage.server.streaming.mux import Connection, ProtocolError, Stream, StreamReset
 from moorage.server.streaming.transport import Transport
 
+SERVER_PING = 2
+"""Even, as all of a server's."""
+
 
 class SpdyConnection(Connection):
     """The server's side. Accepts each stream at once: a client waits for that before it opens the next."""
@@ -34,27 +37,32 @@ class SpdyConnection(Connection):
 
     async def _handle(self, frame: spdy.Frame) -> None:
         match frame:
-            case spdy.Data(stream=number, data=data, fin=fin):
-                # A stream that was reset here is unknown now, and the peer may not know yet: no reason to complain.
-                if (stream := self.streams.get(number)) is not None:
+            case spdy.SynStream():
+                await self._open(frame)
+            case spdy.Data(data=data, fin=fin):
+                if (stream := self._stream(frame.stream)) is not None:
                     await self.deliver(stream, data)
                     if fin:
                         stream.end_input()
-            case spdy.SynStream():
-                await self._open(frame)
-            case spdy.RstStream(stream=number):
-                if (stream := self.streams.get(number)) is not None:
-                    stream.fail(StreamReset(f"stream {number} was reset by the peer"))
+            case spdy.Headers(fin=True):
+                if (stream := self._stream(frame.stream)) is not None:
+                    stream.end_input()
+            case spdy.RstStream():
+                if (stream := self._stream(frame.stream)) is not None:
+                    stream.fail(StreamReset(f"stream {frame.stream} was reset by the peer"))
             case spdy.Ping(id=number):
                 if number % 2:
                     await self.transport.write_control(spdy.ping(number))
-            case spdy.Headers(stream=number, fin=True):
-                if (stream := self.streams.get(number)) is not None:
-                    stream.end_input()
             case spdy.GoAway():
                 self._going_away = True
             case _:
                 pass
+
+    def _stream(self, number: int) -> Stream | None:
+        """None for one that is over, which the peer may not know yet. Raises ProtocolError for one that it never opened."""
+        if number % 2 == 0 or number > self._last_stream:
+            raise ProtocolError(f"stream {number} was never opened")
+        return self.streams.get(number)
 
     async def _open(self, frame: spdy.SynStream) -> None:
         if frame.stream % 2 == 0 or frame.stream <= self._last_stream:
@@ -76,6 +84,9 @@ class SpdyConnection(Connection):
 
     async def send_reset(self, stream: Stream) -> None:
         await self.transport.write_control(spdy.rst_stream(stream.number, spdy.Status.CANCEL))
+
+    def probe(self) -> bytes:
+        return spdy.ping(SERVER_PING)
 
     async def send_refusal(self) -> None:
         await self.transport.write_control(spdy.go_away(self._last_stream, spdy.GoAwayStatus.PROTOCOL_ERROR))

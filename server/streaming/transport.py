@@ -37,8 +37,8 @@ class Transport(Protocol):
         """Send ahead of waiting writers. Raises ConnectionLost."""
         ...
 
-    def gone(self) -> bool:
-        """Whether the peer has hung up, as far as can be told without reading."""
+    def gone(self, probe: bytes) -> bool:
+        """Whether the peer has hung up, as far as can be told without reading. `probe` is sent if need be, and helps the next call."""
         ...
 
     async def close(self) -> None:
@@ -90,7 +90,12 @@ class TcpTransport:
         except OSError as error:
             raise ConnectionLost(str(error)) from error
 
-    def gone(self) -> bool:
+    def gone(self, probe: bytes) -> bool:
+        # While nothing is read the peer's FIN may be stuck behind a full window. Bytes to a socket that is closed bring a reset.
+        if self._writer.transport.is_closing():
+            return True
+        if not self._writer.transport.get_write_buffer_size():
+            self._writer.write(probe)
         try:
             state: bytes = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
         except OSError:

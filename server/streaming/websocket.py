@@ -85,6 +85,10 @@ class WebSocket:
             raise ConnectionLost("the websocket is closed")
         await self.transport.write_control(self._protocol.send(BytesMessage(data)))
 
+    def ping(self) -> bytes:
+        """A ping frame, or nothing once closing."""
+        return self._protocol.send(Ping()) if self._open else b""
+
     async def send_close(self, reason: CloseReason) -> None:
         """Say that nothing more will be sent. The peer answers, and hangs up. Raises ConnectionLost."""
         if self._open:
@@ -112,8 +116,8 @@ class Tunnel:
     async def write_control(self, data: bytes) -> None:
         await self._websocket.send_control(data)
 
-    def gone(self) -> bool:
-        return self._websocket.transport.gone()
+    def gone(self, probe: bytes) -> bool:
+        return self._websocket.transport.gone(self._websocket.ping())
 
     async def close(self) -> None:
         await self._parts.aclose()
