@@ -22,7 +22,8 @@ from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.supervisor.protocol import STDOUT, Channel, pack_data, pack_message
-from tests.contract.execdriver import Box, ExecDriverContract, alive, read_all, until
+from tests.contract.execbox import Box, alive, read_all, until
+from tests.contract.execdriver import ExecDriverContract
 
 pytestmark = pytest.mark.kernel
 
