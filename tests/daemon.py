@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 PROGRAMS = Path(sys.executable).parent
@@ -54,14 +53,13 @@ class Daemon:
         cls, mirrors: Mapping[str, str] | None = None, *, settings: str = "", arguments: Sequence[str] = ()
     ) -> Iterator[Daemon]:
         """A running daemon in a directory of its own; at the end its containers, the daemon and the directory are gone."""
-        directory = Path(tempfile.mkdtemp(prefix="moorage-"))
-        daemon = cls(directory, mirrors, settings=settings, arguments=arguments)
-        try:
+        with TemporaryDirectory(prefix="moorage-") as directory:
+            daemon = cls(Path(directory), mirrors, settings=settings, arguments=arguments)
             daemon.start()
-            yield daemon
-        finally:
-            daemon.close()
-        shutil.rmtree(directory)
+            try:
+                yield daemon
+            finally:
+                daemon.close()
 
     @property
     def url(self) -> str:
@@ -98,6 +96,7 @@ class Daemon:
         end = time.monotonic() + START_SECONDS
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
                 raise RuntimeError(f"mooraged does not listen:\n{self.log.read_text()}")
             time.sleep(0.005)
 

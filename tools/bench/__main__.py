@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pulls", type=int, default=3, help="pulls of the big image")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the big image")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--readme", type=Path, help="put the table into this file, between its two `bench` comments")
     options = parser.parse_args()
     if options.quick:
         options.cycles, options.containers, options.log_lines = 10, 16, 200_000
@@ -82,6 +83,15 @@ def measure(
     return figures | {"start": Figure.of(starts)}
 
 
+def put_into(readme: Path, table: str) -> None:
+    """Replace what stands between `<!-- bench -->` and `<!-- /bench -->`."""
+    before, opening, rest = readme.read_text().partition("<!-- bench -->\n")
+    _, closing, after = rest.partition("<!-- /bench -->\n")
+    if not closing:
+        raise SystemExit(f"bench: {readme} has no pair of bench comments")
+    readme.write_text(f"{before}{opening}\n{table}\n\n{closing}{after}")
+
+
 def main() -> int:
     options = arguments()
     if os.geteuid() != 0:
@@ -99,6 +109,8 @@ def main() -> int:
     print(report.as_text())
     for line in report.short_of_target():
         print(f"short of its target: {line}")
+    if options.readme:
+        put_into(options.readme, report.as_markdown())
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     return 0

@@ -32,8 +32,8 @@ class Moorage:
     def running(cls, directory: Path, mirrors: Mapping[str, str], image: str) -> Iterator[Moorage]:
         """A daemon with all it has in `directory`."""
         daemon = Daemon(directory, mirrors)
+        daemon.start()
         try:
-            daemon.start()
             with Client(daemon.url) as client:
                 yield cls(daemon, client, image)
         finally:

@@ -86,16 +86,25 @@ class Report:
         lines = [head] + [self._row(measure, names) for measure in MEASURES]
         return "\n".join([*_aligned(lines), "", *_stage_lines(self.stages)])
 
+    def as_markdown(self) -> str:
+        """The medians and ratios, for the README."""
+        names = list(self.figures)
+        rows = [["", *names, "ratio"], ["---", *("---:" for _ in names), "---:"]]
+        for measure in MEASURES:
+            figures = [_figure(measure, self.figures[name].get(measure.key), tail=False) for name in names]
+            rows.append([measure.title, *figures, _fraction(self.ratio(measure))])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
     def _row(self, measure: Measure, names: Iterable[str]) -> list[str]:
         figures = [_figure(measure, self.figures[name].get(measure.key)) for name in names]
         ratio, target = self.ratio(measure), measure.target
         return [measure.title, *figures, _fraction(ratio), f"1/{1 / target:.0f}" if target else ""]
 
 
-def _figure(measure: Measure, figure: Figure | None) -> str:
+def _figure(measure: Measure, figure: Figure | None, *, tail: bool = True) -> str:
     if figure is None:
         return "-"
-    values = [figure.p50] if figure.p99 is None else [figure.p50, figure.p99]
+    values = [figure.p50] if figure.p99 is None or not tail else [figure.p50, figure.p99]
     return " / ".join(_digits(value * measure.scale) for value in values) + f" {measure.unit}"
 
 
