@@ -9,7 +9,14 @@ import sys
 import zipfile
 from pathlib import Path
 
-EXPECTED = ("moorage/server/main.py", "moorage/client/main.py", "moorage/v1/runtime_pb2.py", "moorage/v1/runtime.proto")
+EXPECTED = (
+    "moorage/server/main.py",
+    "moorage/client/main.py",
+    *(f"moorage/v1/runtime{ending}" for ending in (".proto", "_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")),
+    "moorage/v1/py.typed",
+    *(f"moorage/cri/v1/api{ending}" for ending in (".proto", "_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")),
+    "moorage/cri/v1/py.typed",
+)
 
 
 def faults(names: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ ALLOWED = {
     "libcontainer": (),
 }
 STANDARD_LIBRARY_ONLY = ("libcontainer", "supervisor")
-WIRE = ("grpc", "grpc_channelz", "grpc_health", "grpc_reflection", "grpc_status", "google", "moorage.v1")
+WIRE = ("grpc", "grpc_channelz", "grpc_health", "grpc_reflection", "grpc_status", "google", "moorage.v1", "moorage.cri")
 LONGEST = 500
 
 

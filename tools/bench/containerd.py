@@ -17,8 +17,8 @@ from pathlib import Path
 
 import grpc
 
-from tools.bench import cri_pb2 as cri
-from tools.bench.cri_pb2_grpc import ImageServiceStub, RuntimeServiceStub
+from moorage.cri.v1 import api_pb2 as cri
+from moorage.cri.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 from tools.bench.process import with_argument
 
 BRIDGE = "moorage-bench0"

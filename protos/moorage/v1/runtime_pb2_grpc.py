@@ -191,7 +191,7 @@ class RuntimeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLogs(self, request, context):
-        """GetLogs streams what the container wrote, oldest first; with `follow` until it is removed or the caller hangs up.
+        """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

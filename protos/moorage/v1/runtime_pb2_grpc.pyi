@@ -67,7 +67,7 @@ class RuntimeServiceStub:
     last `exited`. Hanging up kills the process. Half-closing the call closes its stdin.
     """
     GetLogs: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GetLogsRequest, _runtime_pb2.GetLogsResponse]
-    """GetLogs streams what the container wrote, oldest first; with `follow` until it is removed or the caller hangs up."""
+    """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]
     """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
 
@@ -110,7 +110,7 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     last `exited`. Hanging up kills the process. Half-closing the call closes its stdin.
     """
     GetLogs: _aio.UnaryStreamMultiCallable[_runtime_pb2.GetLogsRequest, _runtime_pb2.GetLogsResponse]  # type: ignore[assignment]
-    """GetLogs streams what the container wrote, oldest first; with `follow` until it is removed or the caller hangs up."""
+    """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _aio.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]  # type: ignore[assignment]
     """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
 
@@ -222,7 +222,7 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runtime_pb2.GetLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runtime_pb2.GetLogsResponse], _abc.AsyncIterator[_runtime_pb2.GetLogsResponse]]:
-        """GetLogs streams what the container wrote, oldest first; with `follow` until it is removed or the caller hangs up."""
+        """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
 
     @_abc_1.abstractmethod
     def GetStats(
