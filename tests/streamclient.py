@@ -290,13 +290,15 @@ class WebSocketClient:
         self.writer.write(self.protocol.send(Ping(payload)))
 
     async def receive(self) -> bytes | str | None:
-        while not self._messages:
+        while True:
+            for event in self.protocol.events():
+                self._event(event)
+            if self._messages:
+                break
             data = await asyncio.wait_for(self.reader.read(65536), 30)
             if not data:
                 return None
             self.protocol.receive_data(data)
-            for event in self.protocol.events():
-                self._event(event)
         return self._messages.pop(0)
 
     def _event(self, event: object) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -21,6 +23,8 @@ HALF_CLOSED_SECONDS = 30.0
 """How long a client may go on sending to a pod that has finished."""
 CLOSE_SECONDS = 5.0
 MAX_PAIRS = 512
+NO_LINGER = struct.pack("ii", 1, 0)
+"""struct linger (socket(7)): close with a reset."""
 READ_CHUNK = 32 << 10
 
 
@@ -145,35 +149,39 @@ async def _carry(data: Stream, errors: Stream, reader: asyncio.StreamReader, wri
         elif _succeeded(downward):
             await asyncio.wait((upward,), timeout=HALF_CLOSED_SECONDS)
     finally:
-        whole = _succeeded(upward) and _succeeded(downward)
+        if not _succeeded(upward) and not _succeeded(downward):
+            _reset(writer)
+        await _end(upward, downward, writer)
+    await errors.finish()
+
+
+async def _end(upward: asyncio.Task[None], downward: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+    """Stop both directions and hang up on the pod. Whoever cancels this as well still leaves nothing open."""
+    try:
         upward.cancel()
         downward.cancel()
-        results = await asyncio.gather(upward, downward, return_exceptions=True)
-        await _hang_up(writer, whole)
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, (OSError, StreamReset, ConnectionLost)):
-            log.error("a forwarded connection failed", exc_info=result)
-    if not whole:
-        await _let_go(data)
-        await errors.finish()
+        for result in await asyncio.gather(upward, downward, return_exceptions=True):
+            if isinstance(result, Exception) and not isinstance(result, (OSError, StreamReset, ConnectionLost)):
+                log.error("a forwarded connection failed", exc_info=result)
+        writer.close()
+        with suppress(OSError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await writer.wait_closed()
+    finally:
+        writer.transport.abort()
 
 
 def _succeeded(task: asyncio.Task[None]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _hang_up(writer: asyncio.StreamWriter, whole: bool) -> None:
-    """Let the pod have what is on its way to it, if the client has said all; otherwise tell it by a reset that something is missing."""
-    if not whole:
-        writer.transport.abort()
-        return
-    writer.close()
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            with suppress(OSError):
-                await writer.wait_closed()
-    finally:
-        writer.transport.abort()
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Neither side has said all: a reset tells the pod that something is missing."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    writer.transport.abort()
 
 
 async def _to_pod(data: Stream, writer: asyncio.StreamWriter) -> None:

@@ -97,7 +97,8 @@ async def _run(streams: CommandStreams, request: OpenCommand) -> dict[str, Any]:
         try:
             exit_status = await _carry(process, streams, request)
         finally:
-            await process.close()
+            # It may be cancelled twice, by the client's end and the server's, and has to let go all the same.
+            await asyncio.shield(process.close())
     except MoorageError as error:
         return _internal_error(error.message)
     except (ConnectionLost, asyncio.CancelledError):
