@@ -9,7 +9,7 @@ BASELINE := tools/api.binpb
 PYTEST_ARGS ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup generate baseline format check test soak readme demo bench dist clean
+.PHONY: help setup generate baseline format check test soak clients readme demo bench dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-10s %s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ test: $(STAMP) ## run the unit, contract, api and kernel tests (kernel: as root)
 
 soak: $(STAMP) ## run the long tests: 200 cycles of run and remove
 	$(BIN)/pytest -m soak tests/kernel $(PYTEST_ARGS)
+
+clients: $(STAMP) ## build clients in Go and Node, and run containers and pods with them (as root; needs go, node and npm)
+	$(BIN)/pytest -m clients tests/clients $(PYTEST_ARGS)
 
 readme: $(STAMP) ## run the commands that the README shows
 	$(BIN)/python -m tools.readme
