@@ -8,7 +8,10 @@ import ssl
 import struct
 import zlib
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from wsproto import ConnectionType, WSConnection
@@ -27,6 +30,8 @@ from wsproto.events import (
 from moorage.server.execdriver.base import Output
 from moorage.server.model import ExitStatus
 from moorage.server.streaming.dictionary import DICTIONARY
+from moorage.server.streaming.requests import OpenExec
+from moorage.server.streaming.server import StreamingServer
 
 FIN = 1
 
@@ -327,6 +332,19 @@ class WebSocketClient:
     async def close(self) -> None:
         self.writer.close()
         await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
+
+
+@asynccontextmanager
+async def spdy(url: str, *protocols: str, **options: Any) -> AsyncIterator[SpdyClient]:
+    client = await SpdyClient.connect(url, *(protocols or ("v4.channel.k8s.io",)), **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def exec_url(streaming: StreamingServer, process: FakeProcess, **flags: bool) -> str:
+    return streaming.url("exec", OpenExec(process.connect, **flags))
 
 
 def open_files() -> int:

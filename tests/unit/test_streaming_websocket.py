@@ -17,7 +17,7 @@ from moorage.server.streaming.channels import COMMAND_PROTOCOLS
 from moorage.server.streaming.handshake import ACCEPTED_HEADER
 from moorage.server.streaming.requests import OpenExec
 from moorage.server.streaming.server import StreamingServer
-from tests.streamclient import FakeProcess, WebSocketClient, http
+from tests.streamclient import FakeProcess, WebSocketClient, exec_url, http
 
 V5, V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
 NORMAL, PROTOCOL_ERROR = 1000, 1002
@@ -34,10 +34,6 @@ async def streaming() -> AsyncIterator[StreamingServer]:
 @pytest.fixture
 def process() -> FakeProcess:
     return FakeProcess()
-
-
-def exec_url(streaming: StreamingServer, process: FakeProcess, **flags: bool) -> str:
-    return streaming.url("exec", OpenExec(process.connect, **flags))
 
 
 @pytest.mark.parametrize("code", [0, 7])
