@@ -86,7 +86,7 @@ def test_jobs_are_listed_with_stages_and_can_be_cancelled(
 
 
 def test_health_is_told_for_every_service(grpc_channel: Any) -> None:
-    health = health_pb2_grpc.HealthStub(grpc_channel)
+    health: Any = health_pb2_grpc.HealthStub(grpc_channel)
     for name in (
         "",
         "moorage.v1.ImageService",

@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from typing import Literal
 
 import pytest
@@ -195,7 +196,8 @@ def test_bytes_hit_the_cap_however_they_are_spread(jail: Jail) -> None:
 
 
 def test_a_sparse_bomb_hits_the_cap(jail: Jail) -> None:
-    bomb = Archive().add("bomb", **{"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 62)})
+    headers: dict[str, Any] = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 62)}
+    bomb = Archive().add("bomb", **headers)
     with pytest.raises(ResourceExhausted, match='entry "bomb"'):
         jail.unpack(bomb)
     assert jail.names() == set()

@@ -18,7 +18,7 @@ FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarf
 
 
 def read(data: bytes) -> list[tuple[tarstream.Entry, bytes]]:
-    stream = TarStream(io.BufferedReader(io.BytesIO(data)))  # type: ignore[arg-type]
+    stream = TarStream(io.BufferedReader(io.BytesIO(data)))
     return [(entry, b"".join(stream.data())) for entry in stream]
 
 
