@@ -56,14 +56,16 @@ def mac_of(address: IPv4Address) -> str:
 
 def add_bridge(sock: Netlink, name: str, alias: str, address: IPv4Interface, mtu: int) -> None:
     """Make a bridge, up, with its address; `alias` says whose it is. EEXIST when the name is taken."""
-    create = _head(flags=IFF_UP) + attribute_text(IFLA_IFNAME, name) + attribute_u32(IFLA_MTU, mtu)
+    create = _head(flags=IFF_UP) + attribute_text(IFLA_IFNAME, name)
     # Without an address of its own a bridge takes the lowest of its ports', and the containers' ARP entries break when that changes.
     create += attribute(IFLA_ADDRESS, _mac(mac_of(address.ip)))
     create += nested(IFLA_LINKINFO, attribute_text(IFLA_INFO_KIND, "bridge"))
     sock.request((RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, create))
     try:
-        name_it = _head() + attribute_text(IFLA_IFNAME, name) + attribute_text(IFLA_IFALIAS, alias)
-        sock.request((RTM_SETLINK, 0, name_it), _new_address(index_of(sock, name), address))
+        settle = _head() + attribute_text(IFLA_IFNAME, name) + attribute_text(IFLA_IFALIAS, alias)
+        # An MTU given on creation follows the ports', and is 1500 again when the last one leaves: one set by a change stays.
+        settle += attribute_u32(IFLA_MTU, mtu)
+        sock.request((RTM_SETLINK, 0, settle), _new_address(index_of(sock, name), address))
         _set_sysctls(name)
     except OSError:
         delete(sock, name)
