@@ -17,6 +17,7 @@ from moorage.server.api.server import ApiServer
 from moorage.server.api.system import SystemService
 from moorage.server.config import Config
 from moorage.server.engine import commands, handlers
+from moorage.server.engine.adjust import Adjust
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Engine, Lane, Verb
 from moorage.server.engine.events import EventLog
@@ -26,6 +27,9 @@ from moorage.server.engine.listing import Listing
 from moorage.server.engine.logs import Logs
 from moorage.server.engine.metrics import Metrics
 from moorage.server.engine.networks import Networks
+from moorage.server.engine.places import Places
+from moorage.server.engine.podlife import PodLife
+from moorage.server.engine.pods import Pods
 from moorage.server.engine.recovery import Recovery
 from moorage.server.engine.stats import Stats
 from moorage.server.engine.streams import Streams
@@ -68,6 +72,7 @@ class Daemon:
     engine: Engine
     api: ApiServer
     containers: Containers
+    pods: Pods
     recovery: Recovery
     rooms: Rooms
     metrics: Metrics
@@ -101,35 +106,49 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
 
 def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     """The engine and the API over the rooms."""
-    instance, graph, exec_driver = config.instance, rooms.graph, rooms.exec_driver
+    graph, exec_driver = rooms.graph, rooms.exec_driver
     metrics = Metrics()
     engine = Engine(metrics)
-    containers = Containers(rooms.db)
+    containers, pods = Containers(rooms.db), Pods(rooms.db)
+    places = Places(Path(config.root), config.instance, containers, pods)
     images = Images(engine, graph, rooms.puller, containers)
     networks = Networks(rooms.db, rooms.network_drivers, containers)
     lifecycle = Lifecycle(
-        root=Path(config.root),
-        instance=instance,
         engine=engine,
+        places=places,
         containers=containers,
+        pods=pods,
         graph=graph,
         images=images.get,
         networks=networks,
         exec_driver=exec_driver,
     )
-    stats = Stats(containers, rooms.cgroups, lifecycle.cgroup_path)
+    podlife = PodLife(
+        engine=engine,
+        places=places,
+        pods=pods,
+        containers=containers,
+        lifecycle=lifecycle,
+        networks=networks,
+        exec_driver=exec_driver,
+        cgroups=rooms.cgroups,
+    )
+    stats = Stats(containers, pods, rooms.cgroups, places)
     stack.callback(stats.close)
     table = handlers.table(
         containers=containers,
         lifecycle=lifecycle,
+        adjust=Adjust(containers, exec_driver, rooms.cgroups, places.cgroup_path),
+        pods=pods,
+        podlife=podlife,
         listing=Listing(containers, graph, images.get),
         streams=Streams(engine, containers, exec_driver),
-        logs=Logs(containers, lifecycle.log_path),
+        logs=Logs(containers, places.log_path),
         stats=stats,
         events=EventLog(rooms.db),
         images=images,
         networks=networks,
-        system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups),
+        system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )
     api = ApiServer(
         config,
@@ -137,8 +156,8 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         images=ImageService(engine),
         runtime=RuntimeService(
             engine,
-            log_path=lifecycle.log_path,
-            cgroup_path=lifecycle.cgroup_path,
+            log_path=places.log_path,
+            cgroup_path=places.cgroup_path,
             graph_driver=graph.driver.name,
         ),
         network=NetworkService(engine),
@@ -147,15 +166,18 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     serve = Verb("serveapi", commands.ServeApi, api.serve, Lane.WAIT, lambda command: ",".join(command.listen))
     engine.register([*table, serve])
     recovery = Recovery(
-        instance=instance,
+        instance=config.instance,
+        places=places,
         containers=containers,
+        pods=pods,
         lifecycle=lifecycle,
+        podlife=podlife,
         networks=networks,
         graph=graph,
         exec_driver=exec_driver,
         cgroups=rooms.cgroups,
     )
-    return Daemon(engine, api, containers, recovery, rooms, metrics)
+    return Daemon(engine, api, containers, pods, recovery, rooms, metrics)
 
 
 def _setup(config: Config, rooms: Rooms) -> Setup:

@@ -69,8 +69,10 @@ async def _until_signal(config: Config, daemon: Daemon) -> None:
 
 
 def _leave_host(config: Config, daemon: Daemon) -> None:
-    """A daemon without running containers leaves nothing on the host: the next start makes it again."""
-    if any(container.state == "running" for container in daemon.containers.all()):
+    """A daemon without running containers and pods leaves nothing on the host: the next start makes it again."""
+    if any(container.state == "running" for container in daemon.containers.all()) or any(
+        pod.held for pod in daemon.pods.all()
+    ):
         return
     for driver in daemon.rooms.network_drivers.values():
         driver.destroy()

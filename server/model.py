@@ -264,6 +264,13 @@ class Container:
     exit: ExitStatus | None = None
     pod_id: str = ""
     """The pod it belongs to; empty when it is one of its own, with the same ID."""
+    mounted_images: tuple[str, ...] = ()
+    """IDs of the images that its mounts of kind `image` show, in their order."""
+
+    @property
+    def pod(self) -> str:
+        """ID of the pod it runs in, whether that is its own or one that it shares."""
+        return self.pod_id or self.id
 
 
 PodState = Literal["starting", "ready", "notready", "removing"]
@@ -313,6 +320,8 @@ class PodRecord:
     endpoint: Endpoint | None = None
     pid: int = 0
     """Its supervisor."""
+    held: bool = True
+    """Whether something of it may be left on the host: namespaces, network, cgroup."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import FailedPrecondition, Internal, MoorageError, NotFound
+from moorage.server.errors import FailedPrecondition, Internal, MoorageError, NotFound, Unavailable
 from moorage.server.execdriver.base import (
     AttachSpec,
     ContainerSpec,
@@ -144,6 +145,9 @@ class FakeExecDriver:
         self.pids = itertools.count(4242)
         self.processes: dict[str, FakeProcess] = {}
         self.pods: set[str] = set()
+        self.pod_specs: dict[str, PodSpec] = {}
+        self.fail_pod: MoorageError | None = None
+        self.fail_remove = False
         self.specs: dict[str, ContainerSpec] = {}
         self.left_over: list[PodStatus] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -161,6 +165,9 @@ class FakeExecDriver:
 
     def run_pod(self, spec: PodSpec) -> Pod:
         self.calls.append(("run_pod", spec.id))
+        self.pod_specs[spec.id] = spec
+        if self.fail_pod is not None:
+            raise self.fail_pod
         self.pods.add(spec.id)
         return Pod(spec.id, next(self.pids))
 
@@ -188,8 +195,28 @@ class FakeExecDriver:
     def kill(self, pod_id: str, container_id: str) -> None:
         self._on_loop(self._known(container_id).signal, 9)
 
+    def remove_container(self, pod_id: str, container_id: str) -> None:
+        self.calls.append(("remove_container", pod_id, container_id))
+        process = self.processes.pop(container_id, None)
+        if process is not None:
+            self._on_loop(process.signal, 9)
+
+    def reopen_log(self, pod_id: str, container_id: str) -> None:
+        self.calls.append(("reopen_log", pod_id, container_id))
+
+    def dial(self, pod_id: str, port: int) -> socket.socket:
+        """What is sent comes back; nothing listens on port 1."""
+        self.calls.append(("dial", pod_id, port))
+        if port == 1:
+            raise Unavailable(f"cannot connect to port {port} of pod {pod_id}: connection refused")
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=_echo, args=(theirs,), daemon=True).start()
+        return ours
+
     def remove_pod(self, pod_id: str) -> None:
         self.calls.append(("remove_pod", pod_id))
+        if self.fail_remove:
+            raise Internal("the kernel holds on to it")
         self.pods.discard(pod_id)
 
     async def attach(self, pod_id: str, container_id: str, spec: AttachSpec) -> ProcessStream:
@@ -233,6 +260,12 @@ class FakeExecDriver:
         self._loop.call_soon_threadsafe(function, *args)
 
 
+def _echo(sock: socket.socket) -> None:
+    with sock:
+        while data := sock.recv(65536):
+            sock.sendall(data)
+
+
 class FakeGraph:
     """A graph of one image, and of root file systems that are only names."""
 
@@ -262,6 +295,9 @@ class FakeGraph:
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", f"/nowhere/{container_id}"),)
 
+    def view(self, image_id: str) -> tuple[RootfsMount, ...]:
+        return (RootfsMount("bind", f"/nowhere/{image_id}", ("bind", "ro")),)
+
     def remove_rootfs(self, container_id: str) -> None:
         self.roots.discard(container_id)
 
@@ -274,7 +310,17 @@ class FakeGraph:
 
 
 class FakeCgroup:
-    """A cgroup of fixed accounts."""
+    """A cgroup of fixed accounts; what is made and changed is in the manager's `calls`."""
+
+    def __init__(self, path: str, calls: list[tuple[Any, ...]]) -> None:
+        self.path = path
+        self._calls = calls
+
+    def create(self, resources: Mapping[str, Any]) -> None:
+        self._calls.append(("create", self.path, dict(resources)))
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        self._calls.append(("update", self.path, dict(resources)))
 
     def sampler(self) -> FakeCgroup:
         return self
@@ -303,7 +349,7 @@ class FakeCgroup:
         """Nothing runs."""
 
     def remove(self) -> None:
-        """Nothing is there."""
+        self._calls.append(("remove", self.path))
 
 
 class FakeCgroups:
@@ -311,8 +357,11 @@ class FakeCgroups:
 
     version = 1
 
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
     def cgroup(self, path: str) -> FakeCgroup:
-        return FakeCgroup()
+        return FakeCgroup(path, self.calls)
 
     def children(self, parent: str) -> set[str]:
         return set()

@@ -1,7 +1,7 @@
 """The containers of this daemon: look-up by ID, prefix or name, changes of state with their events, and waiting for an end.
 
-The GraphDB is the only store. A container is a node; its name is an edge `container-name` (so uniqueness is a constraint), and an edge
-`container-image` holds its image.
+The GraphDB is the only store. A container is a node; its name is an edge `container-name` (so uniqueness is a constraint), edges
+`container-image` hold its image and those it mounts, and an edge `pod-container` the pod it shares.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import asyncio
 from collections import defaultdict
 from dataclasses import replace
 
-from moorage.server.errors import InvalidArgument, NotFound
+from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.graph.graphdb import GraphDB, Transaction
-from moorage.server.model import Container, ExitStatus, State
+from moorage.server.model import Container, ExitStatus, PodRecord, State
 
 KIND = "container"
+POD_KIND = "pod"
 NAME = "container-name"
 IMAGE = "container-image"
+POD = "pod-container"
 
 
 class Containers:
@@ -63,12 +65,31 @@ class Containers:
         """ID of the container that has this very name."""
         return self._db.lookup(NAME, name)
 
+    def find(self, container_id: str) -> Container | None:
+        """The container of that very ID."""
+        return self._db.get(KIND, container_id, Container)
+
+    def of_pod(self, pod_id: str) -> list[Container]:
+        """The containers that share a pod."""
+        found = (self.find(container_id) for container_id in self._db.names(POD, pod_id))
+        return [container for container in found if container is not None]
+
     def add(self, container: Container) -> None:
-        """A new container, with its name and its hold on the image. Raises AlreadyExists when the name is taken."""
+        """A new container, with its name and its hold on images and pod.
+
+        Raises AlreadyExists when the name is taken, FailedPrecondition when the pod is not ready any more.
+        """
         with self._db.transaction() as tx:
             tx.put(KIND, container.id, container)
             tx.link(NAME, container.name, container.id)
-            tx.link(IMAGE, container.id, container.image_id)
+            tx.link(IMAGE, container.id, container.image_id, source=container.id)
+            for number, image_id in enumerate(container.mounted_images):
+                tx.link(IMAGE, f"{container.id}/{number}", image_id, source=container.id)
+            if container.pod_id:
+                pod = tx.get(POD_KIND, container.pod_id, PodRecord)
+                if pod is None or pod.state != "ready":
+                    raise FailedPrecondition(f"pod {container.pod_id[:12]} is not ready", pod=container.pod_id)
+                tx.link(POD, container.id, container.pod_id, source=container.id)
             self._event(tx, container, "create", image=container.config.image)
 
     def save(self, container: Container, *actions: str, **attributes: object) -> Container:
@@ -100,8 +121,10 @@ class Containers:
             self._event(tx, container, "remove")
 
     def using(self, image_id: str) -> list[str]:
-        """Names of the containers made from an image."""
-        return sorted(c.name for c in self._db.all(KIND, Container) if c.image_id == image_id)
+        """Names of the containers made from an image, or that mount it."""
+        return sorted(
+            c.name for c in self._db.all(KIND, Container) if c.image_id == image_id or image_id in c.mounted_images
+        )
 
     async def gone(self, container_id: str) -> ExitStatus:
         """How the container ended, once it does not run and all that follows from its end is done."""

@@ -7,6 +7,8 @@ identical call joins one that still runs.
 from __future__ import annotations
 
 from moorage.server.engine import commands as c
+from moorage.server.engine import podcommands as p
+from moorage.server.engine.adjust import Adjust
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane, Verb
 from moorage.server.engine.events import EventLog
@@ -15,6 +17,8 @@ from moorage.server.engine.lifecycle import Lifecycle
 from moorage.server.engine.listing import Listing
 from moorage.server.engine.logs import Logs
 from moorage.server.engine.networks import Networks
+from moorage.server.engine.podlife import PodLife
+from moorage.server.engine.pods import Pods, key
 from moorage.server.engine.stats import Stats
 from moorage.server.engine.streams import Streams
 from moorage.server.engine.system import System
@@ -24,6 +28,9 @@ def table(
     *,
     containers: Containers,
     lifecycle: Lifecycle,
+    adjust: Adjust,
+    pods: Pods,
+    podlife: PodLife,
     listing: Listing,
     streams: Streams,
     logs: Logs,
@@ -35,8 +42,17 @@ def table(
 ) -> list[Verb]:
     """Every verb but `serveapi`, which the composition root adds."""
 
-    def by_id(command: c.Start | c.Reap) -> str:
+    def by_id(command: c.Start | c.Reap | c.Update | c.ReopenLog) -> str:
         return containers.resolve(command.id)
+
+    def by_pod(command: p.UpdatePod) -> str:
+        return pods.resolve(command.id)
+
+    def pod(command: p.RunPod) -> str:
+        return f"pod/{key(command.config)}"
+
+    def pod_id(command: p.StopPod | p.RemovePod | p.UpdatePod | p.DialPod) -> str:
+        return command.id
 
     def subject(
         command: c.Start
@@ -49,11 +65,16 @@ def table(
         | c.Top
         | c.Attach
         | c.Exec
+        | c.ExecSync
+        | c.Update
+        | c.ReopenLog
         | c.Logs,
     ) -> str:
         return command.id
 
     def name(command: c.Create) -> str:
+        if command.pod_id and not command.name:
+            return f"name/{command.pod_id}/{command.config.metadata_name}/{command.config.metadata_attempt}"
         return f"name/{command.name}" if command.name else ""
 
     def network(command: c.CreateNetwork | c.RemoveNetwork) -> str:
@@ -61,7 +82,7 @@ def table(
 
     return [
         # containers
-        Verb("create", c.Create, lifecycle.create, Lane.KERNEL, lambda x: x.name, name, join=lambda x: bool(x.name)),
+        Verb("create", c.Create, lifecycle.create, Lane.KERNEL, lambda x: x.name, name, join=lambda x: bool(name(x))),
         Verb("start", c.Start, lifecycle.start, Lane.KERNEL, subject, by_id),
         Verb("stop", c.Stop, lifecycle.stop, Lane.WAIT, subject),
         Verb("kill", c.Kill, lifecycle.kill, Lane.KERNEL, subject),
@@ -72,9 +93,21 @@ def table(
         Verb("container_size", c.SizeContainer, listing.size, Lane.DISK, subject),
         Verb("wait", c.Wait, listing.wait, Lane.WAIT, subject),
         Verb("top", c.Top, system.top, Lane.KERNEL, subject),
+        Verb("update", c.Update, adjust.update, Lane.KERNEL, subject, by_id),
+        Verb("log_reopen", c.ReopenLog, adjust.reopen_log, Lane.KERNEL, subject, by_id),
+        # pods
+        Verb("pod_run", p.RunPod, podlife.run, Lane.KERNEL, lambda x: key(x.config), pod, join=lambda _: True),
+        Verb("pod_stop", p.StopPod, podlife.stop, Lane.WAIT, pod_id),
+        Verb("pod_rm", p.RemovePod, podlife.remove, Lane.WAIT, pod_id),
+        Verb("pods", p.ListPods, podlife.list, Lane.READ),
+        Verb("pod_inspect", p.InspectPod, podlife.inspect, Lane.READ),
+        Verb("pod_update", p.UpdatePod, podlife.update, Lane.KERNEL, pod_id, by_pod),
+        Verb("pod_dial", p.DialPod, podlife.dial, Lane.KERNEL, pod_id),
+        Verb("pod_stats", p.SamplePods, stats.pods, Lane.WAIT, lambda x: ",".join(x.ids)),
         # streams
         Verb("attach", c.Attach, streams.attach, Lane.WAIT, subject),
         Verb("exec", c.Exec, streams.exec, Lane.WAIT, subject),
+        Verb("exec_sync", c.ExecSync, streams.exec_sync, Lane.WAIT, subject),
         Verb("logs", c.Logs, logs.stream, Lane.WAIT, subject),
         Verb("stats", c.Stats, stats.stream, Lane.WAIT, lambda x: ",".join(x.ids)),
         Verb("events", c.Events, events.stream, Lane.WAIT, lambda x: x.object),

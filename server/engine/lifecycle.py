@@ -1,12 +1,13 @@
 """The life of a container, one handler a verb: create, start, stop, kill, remove, and reap, which every end goes through.
 
-A container is a pod of its own with the same ID. `starting` and `removing` are written before the side effects, so that a start-up after a
-crash knows what was half done (`recovery.py`).
+A container is a pod of its own with the same ID, or one of several in a pod that was made before and stays after it (`podlife.py`).
+`starting` and `removing` are written before the side effects, so that a start-up after a crash knows what was half done (`recovery.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import shutil
 import socket
@@ -17,17 +18,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from moorage.server.engine import commands, names
+from moorage.server.engine import commands, inpod, names
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane
 from moorage.server.engine.job import Job
 from moorage.server.engine.networks import Networks
-from moorage.server.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, MoorageError
+from moorage.server.engine.places import Places
+from moorage.server.engine.pods import Pods
+from moorage.server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    MoorageError,
+    NotFound,
+)
 from moorage.server.execdriver import spec as oci
 from moorage.server.execdriver.base import ContainerSpec, ExecDriver, PodSpec
 from moorage.server.execdriver.check import check_process
 from moorage.server.graph.graph import Graph
-from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig
+from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, PodConfig, PodRecord
 from moorage.server.networkdriver import names as files
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -52,20 +62,20 @@ class Lifecycle:
     def __init__(
         self,
         *,
-        root: Path,
-        instance: str,
         engine: Blocking,
+        places: Places,
         containers: Containers,
+        pods: Pods,
         graph: Graph,
         images: Callable[[str], Image],
         networks: Networks,
         exec_driver: ExecDriver,
     ) -> None:
-        self._root = root / "containers"
-        self._root.mkdir(mode=0o700, exist_ok=True)
-        self._instance = instance
+        self._began_ns = time.time_ns()
         self._engine = engine
+        self._places = places
         self._containers = containers
+        self._pods = pods
         self._graph = graph
         self._images = images
         self._networks = networks
@@ -76,28 +86,46 @@ class Lifecycle:
     def create(self, job: Job, command: commands.Create) -> commands.Created:
         """Check everything that can be checked, make the writable layer, then the node."""
         config = command.config
-        oci.check(config)
-        if command.name:
-            name = names.check(command.name, "container")
-            self._refuse_taken(name)
-        else:
-            name = names.made_up(lambda made: self._containers.named(made) is not None)
+        oci.check(config, shared=bool(command.pod_id))
+        pod = self._pods.ready(command.pod_id) if command.pod_id else None
+        name, made = self._name(command, pod)
+        if made is not None:
+            return commands.Created(made.id, name)
         image = self._images(config.image)
-        self._networks.check(config.network)
         container = _merged(secrets.token_hex(32), name, config, image)
+        if pod is None:
+            self._networks.check(config.network)
+        else:
+            container = inpod.join(container, pod, self._containers, self._images)
         check_process(container.command, container.env, container.cwd, container.user)
         oci.parse_signal(container.stop_signal)
         files.check(config.hostname, config.network)
+        directory = self._places.directory(container.id)
         with ExitStack() as undo:
             job.stage("rootfs")
             undo.callback(self._graph.remove_rootfs, container.id)
             self._graph.create_rootfs(container.id, image.id)
-            undo.callback(shutil.rmtree, self.directory(container.id), ignore_errors=True)
-            self.directory(container.id).mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            directory.mkdir(mode=0o700)
             job.stage("commit")
             self._containers.add(container)
             undo.pop_all()
         return commands.Created(container.id, name)
+
+    def _name(self, command: commands.Create, pod: PodRecord | None) -> tuple[str, Container | None]:
+        """The container's name, and the container if an earlier call, whose caller has not heard, made it. Raises AlreadyExists."""
+        if pod is None and not command.name:
+            return names.made_up(lambda made: self._containers.named(made) is not None), None
+        name = (
+            names.check(command.name, "container") if pod is None else command.name or inpod.name(command.config, pod)
+        )
+        holder = self._containers.find(self._containers.named(name) or "")
+        # A daemon that has ended may have owed the answer.
+        owed = holder is not None and holder.state == "created" and holder.created_ns < self._began_ns
+        if holder is not None and owed and (holder.config, holder.pod_id) == (command.config, pod.id if pod else ""):
+            return name, holder
+        self._refuse_taken(name)
+        return name, None
 
     def _refuse_taken(self, name: str) -> None:
         holder = self._containers.named(name)
@@ -118,6 +146,8 @@ class Lifecycle:
             return before.pid
         if before.state == "removing":
             raise FailedPrecondition(f"container {before.name} is being removed", hint="remove it again to finish that")
+        if before.pod_id and before.state == "exited":
+            raise FailedPrecondition(f"container {before.name} has ended: it runs once", state=before.state)
         starting = self._containers.save(replace(before, state="starting", exit=None, pid=0))
         try:
             with ExitStack() as undo:
@@ -142,6 +172,8 @@ class Lifecycle:
         self._containers.settle(before.id, status)
 
     def _run(self, job: Job, container: Container, connect: Callable[[str], None] | None, undo: ExitStack) -> Container:
+        if container.pod_id:
+            return self._run_in_pod(job, container, connect, undo)
         attachment = container.config.network
         network = self._networks.get(attachment.network)
         hostname = _hostname(container, network.driver)
@@ -155,30 +187,47 @@ class Lifecycle:
         attached = driver.attach(network, container.id, pod.pid, attachment.ports, job.stage)
         job.stage("network")
         self._exec.configure_network(container.id, attached.interfaces)
-        directory = self.directory(container.id)
+        directory = self._places.directory(container.id)
         address = attached.endpoint.address.partition("/")[0]
         files.write_files(
             directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network
         )
+        spec = self._spec(container, directory, hostname)
+        return self._start_process(job, replace(container, endpoint=attached.endpoint), connect, spec)
+
+    def _run_in_pod(
+        self, job: Job, container: Container, connect: Callable[[str], None] | None, undo: ExitStack
+    ) -> Container:
+        pod = self._pods.ready(container.pod_id)
+        inpod.check_target(container, self._containers)
+        undo.callback(self._exec.remove_container, pod.id, container.id)
+        spec = self._spec(container, self._places.pod_directory(pod.id), "", pod.config)
+        return self._start_process(job, container, connect, spec)
+
+    def _start_process(
+        self, job: Job, container: Container, connect: Callable[[str], None] | None, spec: ContainerSpec
+    ) -> Container:
         if connect is not None:
             connect(container.id)
         job.stage("process")
-        started = self._exec.start(container.id, self._spec(container, hostname), job.stage)
+        started = self._exec.start(container.pod, spec, job.stage)
         job.stage("commit")
-        running = replace(
-            container, state="running", pid=started.pid, started_ns=started.started_ns, endpoint=attached.endpoint
-        )
+        running = replace(container, state="running", pid=started.pid, started_ns=started.started_ns)
         return self._containers.save(running, "start", pid=started.pid)
 
-    def _spec(self, container: Container, hostname: str) -> ContainerSpec:
-        directory = self.directory(container.id)
+    def _spec(
+        self, container: Container, directory: Path, hostname: str, pod: PodConfig | None = None
+    ) -> ContainerSpec:
+        """What to start; `directory` has the files that tell names."""
         config = oci.build(
             container,
-            cgroup_path=self.cgroup_path(container.id),
+            cgroup_path=self._places.cgroup_path(container.id),
             hosts_path=str(directory / "hosts"),
             resolv_conf_path=str(directory / "resolv.conf"),
             hostname_path=str(directory / "hostname"),
             hostname=hostname,
+            pod=pod,
+            images=[self._graph.view(image_id) for image_id in container.mounted_images],
         )
         mounts = [
             {"type": m.type, "source": m.source, "options": list(m.options)} for m in self._graph.rootfs(container.id)
@@ -187,11 +236,12 @@ class Lifecycle:
             id=container.id,
             config=config,
             rootfs=mounts,
-            log_path=str(self.log_path(container.id)),
+            log_path=str(self._places.log_path(container.id)),
             log=container.config.log,
             stdin_open=container.config.stdin_open,
             stdin_once=container.config.stdin_once,
             init=container.config.init,
+            pid=container.config.pid,
         )
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -206,7 +256,7 @@ class Lifecycle:
         if timeout > 0:
             job.stage("signal")
             number = oci.parse_signal(container.stop_signal or "SIGTERM")
-            await self._engine.blocking(Lane.KERNEL, self._exec.signal, container.id, container.id, number)
+            await self._engine.blocking(Lane.KERNEL, self._exec.signal, container.pod, container.id, number)
             job.stage("wait")
         if timeout <= 0 or not await self._within(container.id, timeout):
             job.stage("kill")
@@ -221,7 +271,7 @@ class Lifecycle:
             raise FailedPrecondition(
                 f"container {container.name} is not running", hint=f"it is {container.state}", state=container.state
             )
-        self._exec.signal(container.id, container.id, number)
+        self._exec.signal(container.pod, container.id, number)
         self._containers.tell(container, "kill", signal=number)
 
     async def remove(self, job: Job, command: commands.Remove) -> None:
@@ -248,8 +298,11 @@ class Lifecycle:
             )
         if container.state != "removing":
             self._containers.save(replace(container, state="removing"))
+        if container.pod_id:
+            # Until now the supervisor has kept how it ended.
+            self._exec.remove_container(container.pod_id, container.id)
         self._graph.remove_rootfs(container.id)
-        shutil.rmtree(self.directory(container.id), ignore_errors=True)
+        shutil.rmtree(self._places.directory(container.id), ignore_errors=True)
         self._containers.delete(container)
         self._containers.settle(container.id, container.exit or ExitStatus(0, 0))
 
@@ -257,7 +310,8 @@ class Lifecycle:
         """A container's first process has ended: release all it held, record the end, wake who waits."""
         container = self._containers.get(command.id)
         if container.state == "running":
-            self.release(job.stage, container)
+            if not container.pod_id:
+                self.release(job.stage, container)
             job.stage("commit")
             container = self._containers.ended(container, command.status)
             if container.state == "removing":
@@ -266,12 +320,25 @@ class Lifecycle:
         self._containers.settle(container.id, command.status)
 
     def release(self, stage: Callable[[str], None], container: Container) -> None:
-        """End the pod and take it out of its network."""
+        """End a container's own pod and take it out of its network."""
         network = self._networks.get(container.config.network.network)
         stage("network")
         self._networks.driver(network).detach(network, container.id, container.endpoint)
         stage("pod")
         self._exec.remove_pod(container.id)
+
+    async def end(self, container_id: str) -> None:
+        """Kill a container if it runs, and see its end recorded; one that is gone is fine."""
+        with contextlib.suppress(NotFound):
+            container = await self._settled(container_id)
+            if container.state == "running":
+                await self._kill_and_wait(container)
+
+    async def discard(self, container_id: str) -> None:
+        """Delete a container that does not run; one that is gone is fine."""
+        with contextlib.suppress(NotFound):
+            async with self._engine.locked(container_id):
+                await self._engine.blocking(Lane.DISK, self.delete, self._containers.get(container_id))
 
     async def _settled(self, text: str) -> Container:
         """The container when no start or removal of it is under way."""
@@ -280,7 +347,7 @@ class Lifecycle:
             return self._containers.get(container_id)
 
     async def _kill_and_wait(self, container: Container) -> None:
-        await self._engine.blocking(Lane.KERNEL, self._exec.kill, container.id, container.id)
+        await self._engine.blocking(Lane.KERNEL, self._exec.kill, container.pod, container.id)
         if not await self._within(container.id, KILL_SECONDS):
             raise Internal(
                 f"container {container.name} has not ended {KILL_SECONDS} seconds after SIGKILL",
@@ -293,24 +360,6 @@ class Lifecycle:
         except TimeoutError:
             return False
         return True
-
-    # --- places -------------------------------------------------------------------------------------------------------
-
-    def directory(self, container_id: str) -> Path:
-        """Where a container's logs and files lie."""
-        return self._root / container_id
-
-    def log_path(self, container_id: str) -> Path:
-        """A container's log in CRI's format."""
-        return self.directory(container_id) / "output.log"
-
-    def cgroup_path(self, container_id: str) -> str:
-        """A container's cgroup below each hierarchy's root."""
-        return f"/{self._instance}/{container_id}"
-
-    def directories(self) -> set[str]:
-        """IDs that have a directory."""
-        return {path.name for path in self._root.iterdir()}
 
 
 def _merged(container_id: str, name: str, config: ContainerConfig, image: Image) -> Container:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moorage.server.engine.commands import Sample
 from moorage.server.engine.job import Command
-from moorage.server.model import PodConfig, PodRecord, Resources
+from moorage.server.model import Container, PodConfig, PodRecord, Resources
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class PodSample:
     rx_bytes: int
     tx_bytes: int
     containers: tuple[Sample, ...]
+    time_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,43 @@ class SamplePods(Command[list[PodSample]]):
     """What pods use now; all that are ready, or those of `ids`."""
 
     ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom a process runs as, in numbers of its own user namespace."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Identify(Command[Identity | None]):
+    """Whom a container's first process runs as; None when it does not run."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One figure of a container or pod: its name, the values of its labels beyond those that say whose it is, and its value."""
+
+    name: str
+    value: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All figures of a pod: those of its network, and for each running container those of its cgroup and processes."""
+
+    pod: PodRecord
+    time_ns: int
+    network: tuple[Reading, ...]
+    containers: tuple[tuple[Container, tuple[Reading, ...]], ...]
+
+
+@dataclass(frozen=True)
+class MeasurePods(Command[list[Measured]]):
+    """Every figure of all pods that are ready. Reads far more of the kernel than `SamplePods`."""

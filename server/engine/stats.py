@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TypeVar
 
 import psutil
 
 from moorage.server.engine import commands
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.job import Job
+from moorage.server.engine.places import Places
+from moorage.server.engine.podcommands import PodSample, SamplePods
+from moorage.server.engine.pods import Pods
 from moorage.server.errors import InvalidArgument
 from moorage.server.libcontainer.cgroups import CgroupManager, CgroupStats, Sampler
-from moorage.server.model import Container
+from moorage.server.model import Container, PodRecord
 from moorage.server.networkdriver.counters import Counters, read_counters
+
+T = TypeVar("T")
 
 FRESH_SECONDS = 0.05
 NO_COUNTERS = Counters(0, 0, 0, 0)
@@ -27,12 +34,14 @@ NO_COUNTERS = Counters(0, 0, 0, 0)
 class Stats:
     """Streams of samples. Belongs to the event loop."""
 
-    def __init__(self, containers: Containers, cgroups: CgroupManager, cgroup_path: Callable[[str], str]) -> None:
+    def __init__(self, containers: Containers, pods: Pods, cgroups: CgroupManager, places: Places) -> None:
         self._containers = containers
+        self._pods = pods
         self._cgroups = cgroups
-        self._cgroup_path = cgroup_path
+        self._places = places
         self._samplers: dict[tuple[str, int], Sampler] = {}
         self._samples: dict[str, commands.Sample] = {}
+        self._pod_samples: dict[str, PodSample] = {}
         self._taken = 0.0
         self._host_memory = psutil.virtual_memory().total
 
@@ -49,6 +58,12 @@ class Stats:
                 return
             await asyncio.sleep(command.interval)
 
+    async def pods(self, job: Job, command: SamplePods) -> list[PodSample]:
+        """One sample of each pod that is ready, or of those named that are."""
+        ids = [self._pods.resolve(text) for text in command.ids]
+        self._sample()
+        return [self._pod_samples[pod_id] for pod_id in ids or self._pod_samples if pod_id in self._pod_samples]
+
     def close(self) -> None:
         """Let go of the cgroup files."""
         for sampler in self._samplers.values():
@@ -59,28 +74,43 @@ class Stats:
         now = time.monotonic()
         if now - self._taken >= FRESH_SECONDS:
             running = [c for c in self._containers.all() if c.state == "running"]
-            self._drop_others(running)
+            ready = [pod for pod in self._pods.all() if pod.state == "ready"]
+            self._drop_others({*((c.id, c.started_ns) for c in running), *((p.id, p.created_ns) for p in ready)})
             links = read_counters()
-            before, self._samples = self._samples, {}
-            for container in running:
-                stats = self._read(container)
-                if stats is not None:
-                    self._samples[container.id] = self._one(container, stats, links, before.get(container.id))
+            self._sample_containers(running, links)
+            self._sample_pods(ready, links)
             self._taken = now
         return self._samples
 
-    def _read(self, container: Container) -> CgroupStats | None:
-        """None when the container has ended since it was listed."""
-        key = (container.id, container.started_ns)
+    def _sample_containers(self, running: Iterable[Container], links: dict[str, Counters]) -> None:
+        before, self._samples = self._samples, {}
+        for container in running:
+            stats = self._read((container.id, container.started_ns), self._places.cgroup_path, container.id)
+            if stats is not None:
+                self._samples[container.id] = self._one(container, stats, links, before.get(container.id))
+
+    def _sample_pods(self, ready: Iterable[PodRecord], links: dict[str, Counters]) -> None:
+        inside: defaultdict[str, list[commands.Sample]] = defaultdict(list)
+        for container_id, sample in self._samples.items():
+            container = self._containers.find(container_id)
+            if container is not None and container.pod_id:
+                inside[container.pod_id].append(sample)
+        before, self._pod_samples = self._pod_samples, {}
+        for pod in ready:
+            stats = self._read((pod.id, pod.created_ns), self._places.pod_cgroup_path, pod)
+            if stats is not None:
+                self._pod_samples[pod.id] = _pod(pod, stats, links, before.get(pod.id), tuple(inside[pod.id]))
+
+    def _read(self, key: tuple[str, int], path: Callable[[T], str], owner: T) -> CgroupStats | None:
+        """None when the cgroup has gone since its owner was listed."""
         try:
             if key not in self._samplers:
-                self._samplers[key] = self._cgroups.cgroup(self._cgroup_path(container.id)).sampler()
+                self._samplers[key] = self._cgroups.cgroup(path(owner)).sampler()
             return self._samplers[key].read()
         except OSError:
             return None
 
-    def _drop_others(self, running: Iterable[Container]) -> None:
-        keep = {(container.id, container.started_ns) for container in running}
+    def _drop_others(self, keep: set[tuple[str, int]]) -> None:
         for key in self._samplers.keys() - keep:
             self._samplers.pop(key).close()
 
@@ -99,7 +129,7 @@ class Stats:
             name=container.name,
             time_ns=now,
             cpu_ns=stats.cpu_usage_ns,
-            cpu_nano_cores=_rate(stats.cpu_usage_ns, now, before),
+            cpu_nano_cores=_rate(stats.cpu_usage_ns, now, before.cpu_ns, before.time_ns) if before else None,
             cpu_throttled_ns=stats.cpu_throttled_ns,
             memory=stats.memory_usage,
             working_set=max(0, stats.memory_usage - stats.memory_inactive_file),
@@ -116,8 +146,31 @@ class Stats:
         )
 
 
-def _rate(cpu_ns: int, now: int, before: commands.Sample | None) -> int | None:
+def _pod(
+    pod: PodRecord,
+    stats: CgroupStats,
+    links: dict[str, Counters],
+    before: PodSample | None,
+    containers: tuple[commands.Sample, ...],
+) -> PodSample:
+    now = time.time_ns()
+    link = links.get(pod.endpoint.host_interface if pod.endpoint else "", NO_COUNTERS)
+    return PodSample(
+        pod=pod,
+        time_ns=now,
+        cpu_ns=stats.cpu_usage_ns,
+        cpu_nano_cores=_rate(stats.cpu_usage_ns, now, before.cpu_ns, before.time_ns) if before else None,
+        memory=stats.memory_usage,
+        working_set=max(0, stats.memory_usage - stats.memory_inactive_file),
+        pids=stats.pids,
+        rx_bytes=link.rx_bytes,
+        tx_bytes=link.tx_bytes,
+        containers=containers,
+    )
+
+
+def _rate(cpu_ns: int, now: int, cpu_before: int, before: int) -> int | None:
     """CPU used since the sample before, in billionths of a CPU."""
-    if before is None or cpu_ns < before.cpu_ns or now <= before.time_ns:
+    if cpu_ns < cpu_before or now <= before:
         return None
-    return (cpu_ns - before.cpu_ns) * 1_000_000_000 // (now - before.time_ns)
+    return (cpu_ns - cpu_before) * 1_000_000_000 // (now - before)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from moorage.server.engine import commands
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.job import Command, Context, Job
-from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.execdriver import spec as oci
 from moorage.server.execdriver.base import AttachSpec, ExecDriver, ExecSpec, Output, ProcessStream
 from moorage.server.model import Container, ExitStatus
+
+OUTPUT_LIMIT = 16 << 20
+"""Bytes of each stream that `exec_sync` keeps."""
 
 
 class Runner(Protocol):
@@ -39,7 +42,7 @@ class Streams:
         if command.start and container.state != "running":
             stream, pid = await self._start_attached(job, container, spec)
         elif container.state == "running":
-            stream, pid = await self._exec.attach(container.id, container.id, spec), container.pid
+            stream, pid = await self._exec.attach(container.pod, container.id, spec), container.pid
         else:
             raise FailedPrecondition(
                 f"container {container.name} is not running",
@@ -56,13 +59,7 @@ class Streams:
 
     async def exec(self, job: Job, command: commands.Exec) -> AsyncIterator[commands.StreamItem]:
         """Run one more process and copy until it has ended."""
-        container = self._containers.get(command.id)
-        if container.state != "running":
-            raise FailedPrecondition(
-                f"container {container.name} is not running", hint="start it first", state=container.state
-            )
-        if not command.command:
-            raise InvalidArgument("no command was given", field="command")
+        container = self._running(command.id, command.command)
         process = oci.exec_process(
             container,
             command=command.command,
@@ -72,7 +69,7 @@ class Streams:
             tty=command.tty,
             privileged=command.privileged,
         )
-        stream = await self._exec.exec(container.id, container.id, ExecSpec(process, command.stdin, command.detach))
+        stream = await self._exec.exec(container.pod, container.id, ExecSpec(process, command.stdin, command.detach))
         self._containers.tell(container, "exec", command=" ".join(command.command))
         async with _open(stream), _pump(stream, command.inputs, command.stdin):
             if command.size is not None:
@@ -83,13 +80,46 @@ class Streams:
             async for item in _outputs(stream):
                 yield item
 
+    async def exec_sync(self, job: Job, command: commands.ExecSync) -> commands.ExecResult:
+        """Run one more process to its end, and keep the beginning of what it prints."""
+        container = self._running(command.id, command.command)
+        process = oci.exec_process(
+            container, command=command.command, env=(), cwd="", user="", tty=False, privileged=False
+        )
+        kept = {"stdout": bytearray(), "stderr": bytearray()}
+        try:
+            async with asyncio.timeout(command.timeout or None):
+                stream = await self._exec.exec(container.pod, container.id, ExecSpec(process))
+                self._containers.tell(container, "exec", command=" ".join(command.command))
+                async with _open(stream):
+                    while isinstance(item := await stream.read(), Output):
+                        room = OUTPUT_LIMIT - len(kept[item.stream])
+                        kept[item.stream] += item.data[:room]
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{command.command[0]!r} in container {container.name} ran longer than {command.timeout:g} seconds",
+                timeout=command.timeout,
+            ) from None
+        return commands.ExecResult(bytes(kept["stdout"]), bytes(kept["stderr"]), item.exit_code)
+
+    def _running(self, text: str, command: Sequence[str]) -> Container:
+        """The container that is to have one more process."""
+        container = self._containers.get(text)
+        if container.state != "running":
+            raise FailedPrecondition(
+                f"container {container.name} is not running", hint="start it first", state=container.state
+            )
+        if not command:
+            raise InvalidArgument("no command was given", field="command")
+        return container
+
     async def _start_attached(self, job: Job, container: Container, spec: AttachSpec) -> tuple[ProcessStream, int]:
         """Start with the streams connected before the first instruction runs."""
         loop = asyncio.get_running_loop()
         connected: list[ProcessStream] = []
 
         def connect(container_id: str) -> None:
-            attaching = asyncio.run_coroutine_threadsafe(self._exec.attach(container_id, container_id, spec), loop)
+            attaching = asyncio.run_coroutine_threadsafe(self._exec.attach(container.pod, container_id, spec), loop)
             connected.append(attaching.result(timeout=30))
 
         try:
@@ -99,7 +129,7 @@ class Streams:
                 await stream.close()
             raise
         if not connected:
-            return await self._exec.attach(container.id, container.id, spec), pid
+            return await self._exec.attach(container.pod, container.id, spec), pid
         return connected[0], pid
 
     async def _reaped(self, container_id: str, status: ExitStatus) -> ExitStatus:

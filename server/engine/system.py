@@ -47,13 +47,20 @@ class System:
     """Handlers about the daemon."""
 
     def __init__(
-        self, setup: Setup, engine: Engine, containers: Containers, graph: Graph, cgroups: CgroupManager
+        self,
+        setup: Setup,
+        engine: Engine,
+        containers: Containers,
+        graph: Graph,
+        cgroups: CgroupManager,
+        cgroup_path: Callable[[str], str],
     ) -> None:
         self._setup = setup
         self._engine = engine
         self._containers = containers
         self._graph = graph
         self._cgroups = cgroups
+        self._cgroup_path = cgroup_path
         self._started_ns = time.time_ns()
 
     def info(self, job: Job, command: commands.GetInfo) -> commands.Info:
@@ -94,7 +101,7 @@ class System:
             raise FailedPrecondition(
                 f"container {container.name} is not running", hint="start it first", state=container.state
             )
-        pids = self._cgroups.cgroup(f"/{self._setup.instance}/{container.id}").pids()
+        pids = self._cgroups.cgroup(self._cgroup_path(container.id)).pids()
         found = (_process(pid) for pid in sorted(pids))
         return [info for info in found if info is not None]
 

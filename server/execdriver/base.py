@@ -5,22 +5,30 @@ Blocking methods are called on the engine's worker threads, `async` ones on its 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from moorage.server.model import ExitStatus, LogConfig
+from moorage.server.model import ExitStatus, IdMap, LogConfig
 from moorage.server.networkdriver.base import InterfaceConfig
 
 
 @dataclass(frozen=True)
 class PodSpec:
-    """A pod to run. `namespaces` are those it gets of its own (`net`, `ipc`, `uts`); the others are the host's."""
+    """A pod to run. `namespaces` are those it gets of its own (`net`, `ipc`, `uts`); the others are the host's.
+
+    With `users` and `groups` there is a user namespace too, which owns the others and which every container joins. With `shm_size` the
+    containers share a /dev/shm of so many bytes.
+    """
 
     id: str
     hostname: str
     namespaces: frozenset[str] = frozenset({"net", "ipc", "uts"})
     sysctls: dict[str, str] = field(default_factory=dict)
+    users: tuple[IdMap, ...] = ()
+    groups: tuple[IdMap, ...] = ()
+    shm_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,8 @@ class ContainerSpec:
 
     `config` is an OCI runtime-spec config (config.json); `process.user.username` may hold `name[:group]`, resolved inside the root file
     system; `linux.cgroupsPath` is below each hierarchy's root. `rootfs` are the mounts that make its root file system, bottom first
-    (OCI `mounts` shape without destination). `log_path` is where stdout and stderr go in CRI's log format.
+    (OCI `mounts` shape without destination). `log_path` is where stdout and stderr go in CRI's log format. `pid` as
+    `model.ContainerConfig.pid`; the config says nothing of the pod's namespaces.
     """
 
     id: str
@@ -48,6 +57,7 @@ class ContainerSpec:
     stdin_open: bool = False
     stdin_once: bool = False
     init: bool = False
+    pid: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,18 @@ class ExecDriver(Protocol):
 
     def kill(self, pod_id: str, container_id: str) -> None:
         """SIGKILL every process of the container."""
+        ...
+
+    def remove_container(self, pod_id: str, container_id: str) -> None:
+        """Forget a container, killing what still runs of it; the pod stays. Missing is fine, of a pod that is missing too."""
+        ...
+
+    def reopen_log(self, pod_id: str, container_id: str) -> None:
+        """Go on in a new log file of the same name, which is there on return: the old one has been renamed."""
+        ...
+
+    def dial(self, pod_id: str, port: int) -> socket.socket:
+        """A TCP connection, made in the pod's network namespace, to a port of its 127.0.0.1 or else ::1. Raises Unavailable."""
         ...
 
     def remove_pod(self, pod_id: str) -> None:

@@ -13,8 +13,20 @@ from functools import cache
 from typing import NoReturn
 
 from moorage.server.errors import InvalidArgument
+from moorage.server.execdriver import mounts
 from moorage.server.libcontainer import capabilities, seccomp
-from moorage.server.model import ContainerConfig, LogConfig, Mount, NetworkAttachment, Resources, Rlimit, Security
+from moorage.server.model import (
+    ContainerConfig,
+    Device,
+    IdMap,
+    LogConfig,
+    Mount,
+    NetworkAttachment,
+    PodConfig,
+    Resources,
+    Rlimit,
+    Security,
+)
 
 MIN_MEMORY = 6 << 20
 """Below it a container cannot even start its first process."""
@@ -50,8 +62,8 @@ def _refuse(field: str, problem: str, hint: str = "") -> NoReturn:
     raise InvalidArgument(f"{field}: {problem}", hint=hint, field=field)
 
 
-def check(config: ContainerConfig) -> None:
-    """Refuse what cannot be, on this machine. Raises InvalidArgument with metadata `field`."""
+def check(config: ContainerConfig, *, shared: bool = False) -> None:
+    """Refuse what cannot be, on this machine. Raises InvalidArgument with metadata `field`. `shared`: it is to be in a pod with others."""
     check_process((*config.entrypoint, *config.command), config.env, config.working_dir or "/", config.user)
     if config.hostname:
         _hostname(config.hostname)
@@ -59,8 +71,13 @@ def check(config: ContainerConfig) -> None:
         parse_signal(config.stop_signal)
     if config.stop_timeout is not None and config.stop_timeout < 0:
         _refuse("stop_timeout_seconds", f"{config.stop_timeout} is negative")
+    if config.pid not in ("", "host") and not shared:
+        _refuse("pid", f"{config.pid!r} needs a pod to share")
     _mounts(config.mounts)
-    _resources(config.resources)
+    for mount in config.mounts if shared else ():
+        _propagation(mount)
+    check_devices(config.devices)
+    check_resources(config.resources)
     _security(config.security)
     _network(config.network)
     _log(config.log)
@@ -116,18 +133,58 @@ def parse_signal(text: str) -> int:
     _refuse("signal", f"unknown signal {text!r}", "a name like SIGTERM or a number from 1 to 64")
 
 
+def check_pod(config: PodConfig) -> None:
+    """Refuse a pod that cannot be, on this machine. Raises InvalidArgument with metadata `field`."""
+    if not config.name:
+        _refuse("metadata.name", "a pod needs a name")
+    if any(CONTROL.search(text) for text in (config.name, config.namespace, config.uid)):
+        _refuse("metadata", "a name contains a control character")
+    if config.hostname:
+        _hostname(config.hostname)
+    if config.cgroup_parent and {"", ".", ".."} & set(config.cgroup_parent.strip("/").split("/")):
+        _refuse("cgroup_parent", f"{config.cgroup_parent!r} is not the path of a cgroup")
+    if config.network == "host" and any(port.host_port for port in config.attachment.ports):
+        _refuse("port_mappings", "a pod with the host's network has no ports of its own to map")
+    for users in (config.users, config.groups_map):
+        _id_map(users)
+    if config.users and (config.network == "host" or config.ipc == "host" or config.security.privileged):
+        _refuse("userns_options", "a pod with a user namespace has network and IPC of its own, and is not privileged")
+    _network(config.attachment)
+
+
+def _id_map(maps: Sequence[IdMap]) -> None:
+    if not maps:
+        return
+    if len(maps) > 1:
+        _refuse("userns_options", f"{len(maps)} mappings, of which there can be one")
+    (only,) = maps
+    if only.container != 0 or only.length < 1 or not 0 <= only.host <= MAX_ID - only.length:
+        _refuse("userns_options", f"{only.length} IDs from {only.container} on to {only.host}: ID 0 must be mapped")
+
+
+def check_devices(devices: Sequence[Device]) -> None:
+    """Refuse devices that are none."""
+    for device in devices:
+        _path("devices.target", device.target)
+        if not set(device.permissions) <= set("rwm"):
+            _refuse("devices.permissions", f"{device.permissions!r} is not of r, w and m")
+    mounts.devices(devices)
+
+
 # --- mounts -----------------------------------------------------------------------------------------------------------
 
 
-def _mounts(mounts: Sequence[Mount]) -> None:
+def _mounts(asked: Sequence[Mount]) -> None:
     seen: set[str] = set()
-    for mount in mounts:
+    for mount in asked:
         target = _target(mount.target)
         if target in seen:
             _refuse("mounts.target", f"two mounts at {target}")
         seen.add(target)
         if mount.kind == "bind":
             _bind(mount)
+        elif mount.kind == "image":
+            _image(mount)
         else:
             _tmpfs(mount)
 
@@ -159,6 +216,43 @@ def _bind(mount: Mount) -> None:
         _refuse("mounts.size_bytes", "a bind mount has no size of its own")
     if not os.path.exists(mount.source):
         _refuse("mounts.source", f"{mount.source} does not exist", "make it first")
+    if mount.recursive_read_only and not (mount.read_only and mount.propagation in ("", "private", "rprivate")):
+        _refuse("mounts.recursive_read_only", "needs a mount that is read-only and private")
+
+
+def _propagation(mount: Mount) -> None:
+    """What is mounted on the host spreads into a container only from a mount that is set to spread."""
+    if not mount.propagation.endswith(("shared", "slave")):
+        return
+    mounted = propagation_of(mount.source)
+    if "shared" not in mounted and (mount.propagation.endswith("shared") or "master" not in mounted):
+        need = "shared" if mount.propagation.endswith("shared") else "shared or slave"
+        _refuse("mounts.propagation", f"{mount.source} is not on a {need} mount", "`mount --make-rshared` makes it one")
+
+
+def propagation_of(path: str) -> set[str]:
+    """`shared`, `master` (a slave) or nothing: how the mount that `path` is on spreads. See proc_pid_mountinfo(5)."""
+    path = os.path.realpath(path)
+    best, found = "", set[str]()
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.partition(" - ")[0].split(" ")
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            # Of several at one place the last is on top.
+            if len(point) >= len(best) and (path + "/").startswith(point.rstrip("/") + "/"):
+                best, found = point, {tag.partition(":")[0] for tag in fields[6:]}
+    return found
+
+
+def _image(mount: Mount) -> None:
+    if not mount.source:
+        _refuse("mounts.source", "no image was named")
+    if not mount.read_only:
+        _refuse("mounts.read_only", "an image can be mounted read-only only")
+    if mount.sub_path.startswith("/") or ".." in mount.sub_path.split("/") or CONTROL.search(mount.sub_path):
+        _refuse("mounts.sub_path", f"{mount.sub_path!r} is not a path inside the image")
+    if mount.propagation or mount.size or mount.id_map:
+        _refuse("mounts", "an image has no propagation, size or mapping")
 
 
 def _tmpfs(mount: Mount) -> None:
@@ -173,11 +267,17 @@ def _tmpfs(mount: Mount) -> None:
 # --- resources --------------------------------------------------------------------------------------------------------
 
 
-def _resources(resources: Resources) -> None:
+def check_resources(resources: Resources) -> None:
+    """Refuse limits that cannot be. Raises InvalidArgument."""
     _memory(resources.memory, resources.memory_swap)
     _cpu(resources)
     if not 0 <= resources.pids <= MAX_INT64:
         _refuse("resources.pids_limit", f"{resources.pids} is negative", "0 is no limit")
+    if resources.oom_score_adj is not None and not -1000 <= resources.oom_score_adj <= 1000:
+        _refuse("resources.oom_score_adj", f"{resources.oom_score_adj} is not between -1000 and 1000")
+    for name in resources.unified:
+        if not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)+", name):
+            _refuse("resources.unified", f"{name!r} is not a file of a cgroup")
     seen: set[str] = set()
     for limit in resources.rlimits:
         _rlimit(limit)
@@ -206,6 +306,10 @@ def _cpu(resources: Resources) -> None:
         _refuse("resources.cpu_nanos", f"{wanted:g} CPUs is not between 0.01 and the {count} that this host has")
     if resources.cpu_shares and resources.cpu_shares not in CPU_SHARES:
         _refuse("resources.cpu_shares", f"{resources.cpu_shares} is not between 2 and 262144")
+    if resources.cpu_period and not 1000 <= resources.cpu_period <= 1_000_000:
+        _refuse("resources.cpu_period", f"{resources.cpu_period} is not between 1000 and 1000000 microseconds")
+    if resources.cpu_quota < -1 or 0 < resources.cpu_quota < 1000:
+        _refuse("resources.cpu_quota", f"{resources.cpu_quota} is less than 1000 microseconds", "-1 is no limit")
     _cpuset("resources.cpuset_cpus", resources.cpuset_cpus, "/sys/devices/system/cpu/online")
     _cpuset("resources.cpuset_mems", resources.cpuset_mems, "/sys/devices/system/node/online")
 
@@ -259,9 +363,18 @@ def _rlimit(limit: Rlimit) -> None:
 
 
 def _security(security: Security) -> None:
-    for field, names in (("security.cap_add", security.cap_add), ("security.cap_drop", security.cap_drop)):
-        for name in names:
-            _capability(field, name)
+    for field in ("cap_add", "cap_drop", "cap_ambient"):
+        for name in getattr(security, field):
+            _capability(f"security.{field}", name)
+    for group in security.groups:
+        if not 0 <= group <= MAX_ID:
+            _refuse("security.groups", f"{group} is not between 0 and {MAX_ID}")
+    if security.apparmor_profile not in ("", "unconfined") and not os.path.isdir("/sys/kernel/security/apparmor"):
+        _refuse(
+            "security.apparmor_profile", f"{security.apparmor_profile!r} was asked for, and the kernel has no AppArmor"
+        )
+    if security.selinux_label and not os.path.isdir("/sys/fs/selinux"):
+        _refuse("security.selinux_label", f"{security.selinux_label!r} was asked for, and the kernel has no SELinux")
     if security.seccomp_profile not in ("", "default", "unconfined"):
         _seccomp(security.seccomp_profile)
 
@@ -315,6 +428,8 @@ def _address(field: str, text: str) -> None:
 
 
 def _log(log: LogConfig) -> None:
+    if log.path:
+        _path("log.path", log.path)
     if log.max_size < 0:
         _refuse("log.max_size_bytes", f"{log.max_size} is negative")
     if log.max_files < 0:

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moorage.server.errors import AlreadyExists, InvalidArgument, MoorageError, Unavailable
+from moorage.server.errors import AlreadyExists, InvalidArgument, MoorageError, NotFound, Unavailable
 from moorage.server.execdriver import native_channel, native_stream
 from moorage.server.execdriver.base import (
     AttachSpec,
@@ -122,9 +122,20 @@ class NativeDriver:
     def kill(self, pod_id: str, container_id: str) -> None:
         self._call(pod_id, {"op": "kill", "container": container_id})
 
+    def remove_container(self, pod_id: str, container_id: str) -> None:
+        with contextlib.suppress(NotFound, Unavailable):
+            self._call(pod_id, {"op": "forget", "container": container_id}, END_SECONDS)
+        self._call_soon(self._forget_container, pod_id, container_id)
+
     def reopen_log(self, pod_id: str, container_id: str) -> None:
-        """Go on in a new log file of the same name: the old one has been renamed."""
         self._call(pod_id, {"op": "reopen", "container": container_id})
+
+    def dial(self, pod_id: str, port: int) -> socket.socket:
+        with contextlib.closing(Channel(native_channel.connect(self._directory(pod_id)))) as channel:
+            channel.sock.settimeout(ANSWER_SECONDS)
+            frame = native_channel.ask_frame(channel, pod_id, {"op": "dial", "port": port})
+            native_channel.checked(frame)
+            return socket.socket(fileno=frame.fds[0])
 
     def remove_pod(self, pod_id: str) -> None:
         directory = self._directory(pod_id)
@@ -165,9 +176,9 @@ class NativeDriver:
             raise InvalidArgument(f"{pod_id!r} is no pod ID")
         return self._pods / pod_id
 
-    def _call(self, pod_id: str, message: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, pod_id: str, message: dict[str, Any], timeout: float = ANSWER_SECONDS) -> dict[str, Any]:
         try:
-            return native_channel.call(self._directory(pod_id), message, timeout=ANSWER_SECONDS)
+            return native_channel.call(self._directory(pod_id), message, timeout=timeout)
         except TimeoutError as error:
             raise Unavailable(f"supervisor of pod {pod_id} does not answer", reason="SUPERVISOR_SILENT") from error
 
@@ -214,6 +225,10 @@ class NativeDriver:
         self._told.pop(pod_id, None)
         self._removing.discard(pod_id)
 
+    def _forget_container(self, pod_id: str, container_id: str) -> None:
+        told = self._told.get(pod_id, set())
+        told -= {run for run in told if run[0] == container_id}
+
     def _tell(self, pod_id: str, container: ContainerStatus) -> None:
         """Call back once for each run of a container."""
         told = self._told.setdefault(pod_id, set())
@@ -255,6 +270,7 @@ def _start_message(spec: ContainerSpec) -> dict[str, Any]:
         "stdin_open": spec.stdin_open,
         "stdin_once": spec.stdin_once,
         "init": spec.init,
+        "pid": spec.pid,
     }
 
 

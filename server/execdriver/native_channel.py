@@ -65,11 +65,18 @@ def ask(
     channel: Channel, pod_id: str, message: Mapping[str, Any], stage: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
     """One request on an open connection."""
+    return checked(ask_frame(channel, pod_id, message, stage))
+
+
+def ask_frame(
+    channel: Channel, pod_id: str, message: Mapping[str, Any], stage: Callable[[str], None] | None = None
+) -> Frame:
+    """One request on an open connection, and its answer, which may be an error and may bring descriptors."""
     try:
         channel.send(message)
         while (frame := channel.receive()) is not None:
             if "stage" not in frame.message:
-                return checked(frame)
+                return frame
             if stage is not None:
                 stage(frame.message["stage"])
     except (BrokenPipeError, ConnectionResetError):

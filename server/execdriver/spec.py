@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from moorage.server.execdriver import mounts
 from moorage.server.execdriver.check import check, check_process, parse_signal
+from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.libcontainer import capabilities, cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
-from moorage.server.model import Container, Mount, Resources, Rlimit, Security
+from moorage.server.model import Container, PodConfig, Resources, Security
 
-__all__ = ["build", "check", "exec_process", "parse_signal", "pod_sysctls"]
+__all__ = ["build", "check", "exec_process", "limits", "parse_signal", "pod_sysctls"]
 
 CPU_PERIOD_US = 100_000
 
@@ -35,9 +36,6 @@ CONTAINER_DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5,
 # What lets a user without privileges listen on port 80, and ping.
 NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
-# The container has its own of these.
-NOT_HOST_DEVICES = frozenset({"console", "fd", "mqueue", "ptmx", "pts", "shm"})
-
 
 def build(
     container: Container,
@@ -47,10 +45,12 @@ def build(
     resolv_conf_path: str,
     hostname_path: str,
     hostname: str,
+    pod: PodConfig | None = None,
+    images: Sequence[Sequence[RootfsMount]] = (),
 ) -> dict[str, Any]:
-    """The complete config of a container.
+    """The complete config of a container; `pod` is that it shares, `images` are the mounts that show those it mounts.
 
-    The pod holds network, IPC and UTS namespaces, so those are not named in it, nor are their sysctls; `cgroup_path` is
+    The pod holds network, IPC, UTS and user namespaces, so those are not named in it, nor are their sysctls; `cgroup_path` is
     below each hierarchy's root. Raises
     InvalidArgument for what the image brought in and `check` has not seen: user, environment, directory, stop signal.
     """
@@ -59,33 +59,44 @@ def build(
     config, privileged = container.config, container.config.security.privileged
     bounding = _capabilities(config.security)
     files = {"/etc/hosts": hosts_path, "/etc/resolv.conf": resolv_conf_path, "/etc/hostname": hostname_path}
+    devices = mounts.devices(config.devices)
     spec: dict[str, Any] = {
         "ociVersion": "1.2.0",
         "process": _process(
+            container,
             config.security,
             args=container.command,
             env=_env(container.env, hostname, config.tty),
             cwd=container.cwd or "/",
             user=container.user,
             tty=config.tty,
-            rlimits=config.resources.rlimits,
             bounding=bounding,
         ),
         "root": {"path": "rootfs", "readonly": config.read_only},
-        "mounts": _mounts(config.mounts, files, privileged),
+        "mounts": mounts.build(config, files, pod, images),
+        "annotations": dict(config.annotations),
         "linux": {
-            "namespaces": [{"type": kind} for kind in _namespaces()],
+            "namespaces": [{"type": kind} for kind in _namespaces(config.pid)],
             "cgroupsPath": cgroup_path,
-            "resources": {**_resources(config.resources), "devices": _device_rules(privileged)},
-            "devices": list(_host_devices(Path("/dev"))) if privileged else [],
-            "maskedPaths": [] if privileged else MASKED_PATHS.split(),
-            "readonlyPaths": [] if privileged else READONLY_PATHS.split(),
+            "resources": {**limits(config.resources), "devices": _device_rules(privileged, devices)},
+            "devices": list(mounts.host_devices(Path("/dev"))) if privileged else [each for each, _access in devices],
+            "maskedPaths": _paths(config.security.masked_paths, MASKED_PATHS, privileged),
+            "readonlyPaths": _paths(config.security.readonly_paths, READONLY_PATHS, privileged),
         },
     }
+    if pod is not None and pod.users:
+        spec["linux"]["uidMappings"] = mounts.id_mappings(pod.users)
+        spec["linux"]["gidMappings"] = mounts.id_mappings(pod.groups_map or pod.users)
     seccomp = _seccomp(config.security, bounding)
     if seccomp is not None:
         spec["linux"]["seccomp"] = seccomp
     return spec
+
+
+def _paths(given: Sequence[str] | None, usual: str, privileged: bool) -> list[str]:
+    if given is not None:
+        return list(given)
+    return [] if privileged else usual.split()
 
 
 def pod_sysctls(host_network: bool) -> dict[str, str]:
@@ -109,21 +120,22 @@ def exec_process(
     """
     check_process(command, env, cwd or container.cwd, user or container.user)
     config = container.config
-    security = Security(privileged=True) if privileged else config.security
+    security = replace(config.security, privileged=True) if privileged else config.security
     hostname = config.hostname or (socket.gethostname() if config.network.network == "host" else container.id[:12])
     return _process(
+        container,
         security,
         args=command,
         env=_env((*container.env, *env), hostname, tty),
         cwd=cwd or container.cwd or "/",
         user=user or container.user,
         tty=tty,
-        rlimits=config.resources.rlimits,
         bounding=_capabilities(security),
     )
 
 
 def _process(
+    container: Container,
     security: Security,
     *,
     args: Sequence[str],
@@ -131,31 +143,55 @@ def _process(
     cwd: str,
     user: str,
     tty: bool,
-    rlimits: Sequence[Rlimit],
     bounding: frozenset[str],
 ) -> dict[str, Any]:
     names = [name for name in capabilities.ALL if name in bounding]
-    return {
+    resources = container.config.resources
+    ambient = [name for name in names if name in _names(security.cap_ambient)]
+    process: dict[str, Any] = {
         "terminal": tty,
-        "user": _user(user),
+        "user": _user(user, security, bool(container.pod_id)),
         "args": list(args),
         "env": env,
         "cwd": cwd,
-        # Nothing inheritable: a program with inheritable file capabilities must not gain any by it.
-        "capabilities": {"bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": []},
+        # Nothing inheritable but what is ambient: a program with inheritable file capabilities must not gain any by it.
+        "capabilities": {
+            "bounding": names,
+            "effective": names,
+            "permitted": names,
+            "inheritable": ambient,
+            "ambient": ambient,
+        },
         "noNewPrivileges": not (security.allow_new_privileges or security.privileged),
-        "rlimits": [{"type": f"RLIMIT_{each.name.upper()}", "soft": each.soft, "hard": each.hard} for each in rlimits],
+        "rlimits": [
+            {"type": f"RLIMIT_{each.name.upper()}", "soft": each.soft, "hard": each.hard} for each in resources.rlimits
+        ],
     }
+    if resources.oom_score_adj is not None:
+        process["oomScoreAdj"] = resources.oom_score_adj
+    if security.apparmor_profile:
+        process["apparmorProfile"] = security.apparmor_profile
+    if security.selinux_label:
+        process["selinuxLabel"] = security.selinux_label
+    return process
 
 
-def _user(user: str) -> dict[str, Any]:
-    """`username` decides, as also a number has a main group and further ones; the numbers are for who cannot look it up."""
+def _user(user: str, security: Security, shared: bool) -> dict[str, Any]:
+    """`username` decides, as also a number has a main group and further ones; the numbers are for who cannot look it up.
+
+    `groups` is not of OCI: `merge` adds the groups of the group file also beside a main group that was named, `strict` never does.
+    """
     name, _, group = (user or "0").partition(":")
-    return {
+    found: dict[str, Any] = {
         "uid": int(name) if name.isdecimal() else 0,
         "gid": int(group) if group.isdecimal() else 0,
         "username": user or "0",
     }
+    if security.groups:
+        found["additionalGids"] = list(security.groups)
+    if security.strict_groups or shared:
+        found["groups"] = "strict" if security.strict_groups else "merge"
+    return found
 
 
 def _env(env: Sequence[str], hostname: str, tty: bool) -> list[str]:
@@ -164,9 +200,13 @@ def _env(env: Sequence[str], hostname: str, tty: bool) -> list[str]:
     return list({entry.partition("=")[0]: entry for entry in (*defaults, *env)}.values())
 
 
-def _namespaces() -> list[str]:
+def _namespaces(pid: str) -> list[str]:
     # On version 1 a cgroup namespace hides little, and the mounts in it would be the host's.
-    return ["pid", "mount", "cgroup"] if _cgroup_version() == 2 else ["pid", "mount"]
+    return [
+        *(["pid"] if pid != "host" else []),
+        "mount",
+        *(["cgroup"] if _cgroup_version() == 2 else []),
+    ]
 
 
 @cache
@@ -212,61 +252,10 @@ def _default_profile(bounding: frozenset[str]) -> dict[str, Any]:
     return default_profile(bounding)
 
 
-# --- mounts -----------------------------------------------------------------------------------------------------------
-
-
-def _mounts(asked: Sequence[Mount], files: Mapping[str, str], privileged: bool) -> list[dict[str, Any]]:
-    """The defaults, then what was asked for with the outer before the inner; what was asked for takes a default's place."""
-    targets = {os.path.normpath(mount.target) for mount in asked}
-    hidden = {*targets, *(each["destination"] for each in DEFAULT_MOUNTS if _is_below(each["destination"], targets))}
-    defaults = [_default(each, privileged) for each in DEFAULT_MOUNTS if each["destination"] not in hidden]
-    bound = [_bind(target, source) for target, source in files.items() if target not in targets]
-    own = [_mount(mount) for mount in asked]
-    return defaults + sorted(bound + own, key=lambda each: each["destination"].count("/"))
-
-
-def _is_below(path: str, directories: set[str]) -> bool:
-    return any(path.startswith(f"{directory}/") for directory in directories)
-
-
-def _entry(destination: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
-    return {"destination": destination, "type": kind, "source": source or kind, "options": list(options)}
-
-
-DEFAULT_MOUNTS = (
-    _entry("/proc", "proc", "nosuid", "noexec", "nodev"),
-    _entry("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-    _entry("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-    _entry("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k", source="shm"),
-    _entry("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-    _entry("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-    _entry("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "ro"),
-)
-
-
-def _default(entry: Mapping[str, Any], privileged: bool) -> dict[str, Any]:
-    return {**entry, "options": [option for option in entry["options"] if not (privileged and option == "ro")]}
-
-
-def _bind(target: str, source: str, *options: str) -> dict[str, Any]:
-    return _entry(target, "bind", "rbind", *(options or ("rprivate",)), source=source)
-
-
-def _mount(mount: Mount) -> dict[str, Any]:
-    target = os.path.normpath(mount.target)
-    read_only = ["ro"] if mount.read_only else []
-    if mount.kind == "bind":
-        # Also what is mounted below the source is read-only then, not only the source.
-        deep = ["rro"] if mount.read_only else []
-        return _bind(target, mount.source, mount.propagation or "rprivate", *read_only, *deep)
-    size = [f"size={mount.size}"] if mount.size else []
-    return _entry(target, "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", *size, *read_only)
-
-
 # --- resources and devices --------------------------------------------------------------------------------------------
 
 
-def _resources(resources: Resources) -> dict[str, Any]:
+def limits(resources: Resources) -> dict[str, Any]:
     """OCI `linux.resources` without devices; what is not limited is left out."""
     found: dict[str, Any] = {}
     if resources.memory:
@@ -279,15 +268,21 @@ def _resources(resources: Resources) -> dict[str, Any]:
     }
     if resources.cpu_nanos:
         cpu |= {"quota": resources.cpu_nanos * CPU_PERIOD_US // 1_000_000_000, "period": CPU_PERIOD_US}
+    if resources.cpu_quota or resources.cpu_period:
+        cpu |= {"quota": resources.cpu_quota, "period": resources.cpu_period or CPU_PERIOD_US}
     cpu = {key: value for key, value in cpu.items() if value}
     if cpu:
         found["cpu"] = cpu
     if resources.pids:
         found["pids"] = {"limit": resources.pids}
+    if hugepages := [{"pageSize": size, "limit": limit} for size, limit in resources.hugepages if limit]:
+        found["hugepageLimits"] = hugepages
+    if resources.unified:
+        found["unified"] = dict(resources.unified)
     return found
 
 
-def _device_rules(privileged: bool) -> list[dict[str, Any]]:
+def _device_rules(privileged: bool, devices: Sequence[tuple[Mapping[str, Any], str]]) -> list[dict[str, Any]]:
     if privileged:
         return [{"allow": True, "access": "rwm"}]
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
@@ -295,25 +290,6 @@ def _device_rules(privileged: bool) -> list[dict[str, Any]]:
     rules += [{"allow": True, "type": kind, "access": "m"} for kind in "cb"]
     for major, minor in CONTAINER_DEVICES:
         rules.append({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"})
+    for device, access in devices:
+        rules.append({"allow": True, "access": access, **{key: device[key] for key in ("type", "major", "minor")}})
     return rules
-
-
-def _host_devices(directory: Path) -> Iterator[dict[str, Any]]:
-    """OCI `linux.devices` for every device node of the host."""
-    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name not in NOT_HOST_DEVICES:
-                yield from _host_devices(directory / entry.name)
-            continue
-        status = entry.stat(follow_symlinks=False)
-        kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(status.st_mode))
-        if kind and entry.name not in NOT_HOST_DEVICES:
-            yield {
-                "path": entry.path,
-                "type": kind,
-                "major": os.major(status.st_rdev),
-                "minor": os.minor(status.st_rdev),
-                "fileMode": stat.S_IMODE(status.st_mode),
-                "uid": status.st_uid,
-                "gid": status.st_gid,
-            }

@@ -269,6 +269,11 @@ class Graph:
         """The mounts that make a container's root file system."""
         return self.driver.rootfs(container_id)
 
+    def view(self, image_id: str) -> tuple[RootfsMount, ...]:
+        """The mounts that show an image's files, to be made read-only."""
+        image = self._by_id(image_id)
+        return self.driver.view(image.layers[-1].chain_id if image.layers else "")
+
     def remove_rootfs(self, container_id: str) -> None:
         """Delete a container's writable layer; missing is fine."""
         self.driver.remove(container_id)

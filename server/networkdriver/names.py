@@ -86,6 +86,21 @@ def write_files(
         raise Internal(message, stage="names", path=directory, errno=error.errno) from error
 
 
+def write_pod_files(
+    directory: Path, *, hostname: str, address: str, attachment: NetworkAttachment, host_network: bool, given: bool
+) -> None:
+    """The same for a pod, whose resolv.conf is exactly what `attachment` says if that was `given`, or else the host's, as it is."""
+    check(hostname, attachment)
+    resolver = Resolver(attachment.dns_servers, attachment.dns_searches, attachment.dns_options)
+    try:
+        _write(directory / "hosts", hosts_text(hostname, address, attachment.extra_hosts, host_network))
+        _write(directory / "resolv.conf", resolver.text() if given else _read(HOST_RESOLV[0]))
+        _write(directory / "hostname", f"{hostname}\n")
+    except OSError as error:
+        message = f"cannot write name files into {directory}: {error.strerror}"
+        raise Internal(message, stage="names", path=directory, errno=error.errno) from error
+
+
 def hosts_text(hostname: str, address: str, extra_hosts: tuple[str, ...], host_network: bool) -> str:
     """The text of `hosts`."""
     text = _read(HOST_HOSTS) if host_network else ""

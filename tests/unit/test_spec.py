@@ -236,7 +236,7 @@ resources = st.builds(
 
 @given(resources)
 def test_resources(asked: Resources) -> None:
-    found = spec._resources(asked)
+    found = spec.limits(asked)
     memory, cpu = found.get("memory", {}), found.get("cpu", {})
     assert memory.get("limit", 0) == asked.memory
     assert memory.get("swap", 0) == ((asked.memory_swap or asked.memory) if asked.memory else 0)

@@ -94,6 +94,10 @@ class GraphDriver(Protocol):
         """The mounts that make the container's root file system, bottom first."""
         ...
 
+    def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
+        """The mounts that show the chain `chain_id`, whose layers are all committed, as it is; nothing may be written there."""
+        ...
+
     def remove(self, container_id: str) -> None:
         """Delete a container's writable layer; missing is fine."""
         ...

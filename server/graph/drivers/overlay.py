@@ -105,6 +105,13 @@ class OverlayDriver:
         )
         return (RootfsMount("overlay", "overlay", options),)
 
+    def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
+        self._settle(self._chain(chain_id))
+        lower = [str(self._diff(each)) for each in self._visible(chain_id)] or [str(self._empty)]
+        if len(lower) == 1:
+            return (RootfsMount("bind", lower[0], ("bind", "ro")),)
+        return (RootfsMount("overlay", "overlay", (f"lowerdir={':'.join(lower)}", "ro", *FEATURES)),)
+
     def remove(self, container_id: str) -> None:
         self._storage.discard(self._storage.container(container_id))
 

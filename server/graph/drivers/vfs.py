@@ -25,6 +25,8 @@ class VfsDriver:
     def __init__(self, root: Path, confined: Confined) -> None:
         self._storage = Storage(root / "vfs", confined)
         self._confined = confined
+        self._empty = self._storage.root / "empty"
+        (self._empty / "tree").mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def apply(self, chain_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> int:
         final = self._storage.layer(chain_id)
@@ -62,6 +64,12 @@ class VfsDriver:
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", str(self._tree(container_id)), ("bind",)),)
+
+    def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
+        tree = (self._storage.layer(chain_id) if chain_id else self._empty) / "tree"
+        if not tree.is_dir():
+            raise NotFound(f"layer {chain_id} is not here", path=tree)
+        return (RootfsMount("bind", str(tree), ("bind", "ro")),)
 
     def remove(self, container_id: str) -> None:
         self._storage.discard(self._storage.container(container_id))
