@@ -13,8 +13,11 @@ _OWN = Path("/proc/self/oom_score_adj")
 
 @functools.cache
 def usual() -> int:
-    """The score the daemon was started with. First asked for in the spawner, before `protect`; forks remember it."""
-    return int(_OWN.read_text())
+    """The score the daemon was started with, but never one that protects: a service manager's OOMScoreAdjust= is meant for the daemon.
+
+    First asked for in the spawner, before `protect`; forks remember it.
+    """
+    return max(0, int(_OWN.read_text()))
 
 
 def protect() -> None:
