@@ -14,6 +14,14 @@ subnet_prefix = 20
 ca = "/etc/moorage/ca.pem"
 cert = "/etc/moorage/cert.pem"
 key = "/etc/moorage/key.pem"
+[cri]                                # Kubernetes' runtime.v1, on the same addresses
+stream_address = "127.0.0.1:0"       # exec, attach and port-forward; port 0: any free one
+stream_advertise = ""                # host[:port] for URLs instead of it
+stream_cert = ""                     # PEM files: with both it serves TLS; without, loopback only
+stream_key = ""
+cgroup_driver = "cgroupfs"           # how cgroup_parent is meant
+runtime_handlers = ["moorage"]       # besides ""
+pinned_images = []                   # never collected by a kubelet
 [registry] …                         # see registry/config.py
 """
 
@@ -55,6 +63,19 @@ class NetworkPool:
 
 
 @dataclass(frozen=True)
+class Cri:
+    """Kubernetes' container runtime interface. See the module's docstring."""
+
+    stream_address: str = "127.0.0.1:0"
+    stream_advertise: str = ""
+    stream_cert: str = ""
+    stream_key: str = ""
+    cgroup_driver: str = "cgroupfs"
+    runtime_handlers: tuple[str, ...] = ("moorage",)
+    pinned_images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     """See the module's docstring."""
 
@@ -70,6 +91,7 @@ class Config:
     shutdown_seconds: int = 10
     network: NetworkPool = NetworkPool()
     tls: Tls = Tls()
+    cri: Cri = Cri()
     registry: registry.RegistryConfig = field(default_factory=registry.RegistryConfig)
 
     @property
@@ -105,11 +127,10 @@ def _from_table(table: dict[str, Any], where: str) -> Config:
     parts: dict[str, Any] = {
         "network": _section(NetworkPool, table.pop("network", {}), f"{where}: [network]"),
         "tls": _section(Tls, table.pop("tls", {}), f"{where}: [tls]"),
+        "cri": _section(Cri, table.pop("cri", {}), f"{where}: [cri]"),
         "registry": registry.from_toml(table.pop("registry", {})),
     }
-    if isinstance(table.get("listen"), list):
-        table["listen"] = tuple(table["listen"])
-    plain = _section(Config, table, where)
+    plain: Config = _section(Config, table, where)
     return replace(plain, **parts)
 
 
@@ -117,12 +138,15 @@ def _section(cls: type[Any], table: Any, where: str) -> Any:
     if not isinstance(table, dict):
         raise InvalidArgument(f"{where}: must be a table")
     known = {f.name: type(f.default) for f in fields(cls) if isinstance(f.default, str | int | bool | tuple)}
-    for key, value in table.items():
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    for key, value in given.items():
         if key not in known:
             raise InvalidArgument(f"{where}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
         if type(value) is not known[key]:
             raise InvalidArgument(f"{where}: {key} must be {known[key].__name__}, not {type(value).__name__}")
-    return cls(**table)
+        if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
+            raise InvalidArgument(f"{where}: {key} must be a list of strings")
+    return cls(**given)
 
 
 def _checked(config: Config) -> Config:
@@ -133,4 +157,8 @@ def _checked(config: Config) -> Config:
     for key in ("root", "state"):
         if not getattr(config, key).startswith("/"):
             raise InvalidArgument(f"{key} must be an absolute path, not {getattr(config, key)!r}")
+    if config.cri.cgroup_driver != "cgroupfs":
+        raise InvalidArgument(f"[cri] cgroup_driver must be cgroupfs, not {config.cri.cgroup_driver!r}")
+    if bool(config.cri.stream_cert) != bool(config.cri.stream_key):
+        raise InvalidArgument("[cri] stream_cert and stream_key go together")
     return config

@@ -9,12 +9,15 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from moorage.server import doctor
+from moorage.server import doctor, probes
+from moorage.server.api.cri import images as cri_images
+from moorage.server.api.cri import runtime as cri_runtime
+from moorage.server.api.cri.calls import Features, Setting
 from moorage.server.api.images import ImageService
 from moorage.server.api.network import NetworkService
 from moorage.server.api.runtime import RuntimeService
 from moorage.server.api.server import ApiServer
-from moorage.server.api.system import SystemService
+from moorage.server.api.system import VERSION, SystemService
 from moorage.server.config import Config
 from moorage.server.engine import commands, handlers
 from moorage.server.engine.adjust import Adjust
@@ -25,6 +28,7 @@ from moorage.server.engine.images import Images
 from moorage.server.engine.lifecycle import Lifecycle
 from moorage.server.engine.listing import Listing
 from moorage.server.engine.logs import Logs
+from moorage.server.engine.measures import Measures
 from moorage.server.engine.metrics import Metrics
 from moorage.server.engine.networks import Networks
 from moorage.server.engine.places import Places
@@ -46,11 +50,13 @@ from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.cgroups import CgroupManager
+from moorage.server.libcontainer.cgroups.figures import FigureReader
 from moorage.server.networkdriver import drivers as networkdrivers
 from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.bridge import BridgeDriver
 from moorage.server.registry.client import Client
 from moorage.server.registry.pull import Puller
+from moorage.server.streaming.server import StreamingServer
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )
+    cri = _cri(config, engine, rooms.cgroups)
     api = ApiServer(
         config,
         metrics,
@@ -162,9 +169,13 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         ),
         network=NetworkService(engine),
         system=SystemService(engine),
+        cri_images=cri_images.ImageService(cri),
+        cri_runtime=cri_runtime.RuntimeService(cri),
+        streaming=cri.streaming,
     )
     serve = Verb("serveapi", commands.ServeApi, api.serve, Lane.WAIT, lambda command: ",".join(command.listen))
-    engine.register([*table, serve])
+    measures = Measures(containers, pods, places, rooms.cgroups, FigureReader())
+    engine.register([*table, *measures.verbs(), serve])
     recovery = Recovery(
         instance=config.instance,
         places=places,
@@ -178,6 +189,21 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         cgroups=rooms.cgroups,
     )
     return Daemon(engine, api, containers, pods, recovery, rooms, metrics)
+
+
+def _cri(config: Config, engine: Engine, manager: CgroupManager) -> Setting:
+    """What Kubernetes' side of the API is made of."""
+    cri = config.cri
+    streaming = StreamingServer(
+        address=cri.stream_address,
+        tls=(cri.stream_cert, cri.stream_key) if cri.stream_cert else None,
+        advertise=cri.stream_advertise or None,
+    )
+    features = Features(
+        recursive_read_only=probes.has_syscall("mount_setattr"),
+        pressure=manager.version == 2,
+    )
+    return Setting(engine, streaming, cri, Path(config.root), VERSION, features)
 
 
 def _setup(config: Config, rooms: Rooms) -> Setup:

@@ -17,12 +17,14 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from moorage.cri.v1 import api_pb2, api_pb2_grpc
 from moorage.server.api import listen
 from moorage.server.api.status import StatusInterceptor
 from moorage.server.config import Config
 from moorage.server.engine import commands
 from moorage.server.engine.job import Job
 from moorage.server.engine.metrics import Metrics
+from moorage.server.streaming.server import StreamingServer
 from moorage.v1 import (
     image_pb2,
     image_pb2_grpc,
@@ -50,6 +52,8 @@ NAMES = tuple(
         (runtime_pb2, "RuntimeService"),
         (network_pb2, "NetworkService"),
         (system_pb2, "SystemService"),
+        (api_pb2, "ImageService"),
+        (api_pb2, "RuntimeService"),
     )
 )
 
@@ -66,14 +70,20 @@ class ApiServer:
         runtime: runtime_pb2_grpc.RuntimeServiceServicer,
         network: network_pb2_grpc.NetworkServiceServicer,
         system: system_pb2_grpc.SystemServiceServicer,
+        cri_images: api_pb2_grpc.ImageServiceServicer,
+        cri_runtime: api_pb2_grpc.RuntimeServiceServicer,
+        streaming: StreamingServer,
     ) -> None:
         self._config = config
+        self._streaming = streaming
         self._metrics = metrics
         self._services: dict[Any, Any] = {
             image_pb2_grpc.add_ImageServiceServicer_to_server: images,
             runtime_pb2_grpc.add_RuntimeServiceServicer_to_server: runtime,
             network_pb2_grpc.add_NetworkServiceServicer_to_server: network,
             system_pb2_grpc.add_SystemServiceServicer_to_server: system,
+            api_pb2_grpc.add_ImageServiceServicer_to_server: cri_images,
+            api_pb2_grpc.add_RuntimeServiceServicer_to_server: cri_runtime,
         }
         self._stop: asyncio.Event | None = None
         self.on_serving: Callable[[], None] = lambda: _tell_systemd("READY=1")
@@ -88,6 +98,8 @@ class ApiServer:
         self._stop = asyncio.Event()
         server, checks = self._build()
         async with AsyncExitStack() as stack:
+            await self._streaming.start()
+            stack.push_async_callback(self._streaming.stop)
             bound = [
                 address for url in command.listen for address in await self._bind(stack, server, listen.parse(url))
             ]

@@ -23,6 +23,9 @@ from moorage.server.errors import Internal, MoorageError, NotFound, PermissionDe
 
 log = logging.getLogger("moorage.api")
 
+OURS = ("/moorage.", "/runtime.v1.")
+"""The services whose errors are the engine's."""
+
 OS_ERRORS: dict[int, type[MoorageError]] = {
     errno.ENOSPC: ResourceExhausted,
     errno.EDQUOT: ResourceExhausted,
@@ -80,7 +83,7 @@ class StatusInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         if method not in self._wrapped:
             handler = await continuation(handler_call_details)
-            if handler is None or not method.startswith("/moorage."):
+            if handler is None or not method.startswith(OURS):
                 return handler
             self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]

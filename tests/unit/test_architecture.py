@@ -16,7 +16,7 @@ SHARED = ("model", "errors", "cancel", "graph.drivers.base", "networkdriver.base
 
 # What each part of server/ may import of server/ besides itself and SHARED. What is not named here wires the others: main and config.
 ALLOWED = {
-    "api": ("engine", "config"),
+    "api": ("engine", "config", "streaming"),
     "engine": (*ROOMS, "libcontainer"),
     "graph": (),
     "registry": (),

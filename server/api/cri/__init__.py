@@ -1,0 +1,1 @@
+"""`runtime.v1`, Kubernetes' container runtime interface, over the same jobs as `moorage.v1`."""

@@ -1,0 +1,138 @@
+"""The RPCs about containers, but for their streams and statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from moorage.cri.v1 import api_pb2 as pb
+from moorage.server.api import context as ctx
+from moorage.server.api.cri import common, convert_container, filters
+from moorage.server.api.cri.calls import Calls, Ctx
+from moorage.server.engine import commands
+from moorage.server.engine.job import Context
+from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from moorage.server.model import Container
+
+MAX_OUTPUT = (16 << 20) - 1024
+"""What an answer of ExecSync may hold of stdout and stderr together: clients take messages of 16 MiB."""
+
+
+class ContainerCalls(Calls):
+    """Create, start, stop, remove, look at, update containers."""
+
+    async def CreateContainer(self, request: pb.CreateContainerRequest, context: Ctx) -> pb.CreateContainerResponse:
+        caller = ctx.of(context)
+        pod = await self._pod(request.pod_sandbox_id, caller)
+        if pod.state != "ready":
+            raise FailedPrecondition(f"pod {pod.id[:12]} is not ready", pod=pod.id, state=pod.state)
+        config = await asyncio.to_thread(convert_container.container_config, request.config, pod)
+        name = convert_container.container_name(request.config.metadata, pod)
+        created = await self._engine.run(commands.Create(name, config, pod.id), caller)
+        return pb.CreateContainerResponse(container_id=created.id)
+
+    async def StartContainer(self, request: pb.StartContainerRequest, context: Ctx) -> pb.StartContainerResponse:
+        caller = ctx.of(context)
+        container = await self._container(request.container_id, caller)
+        await self._engine.run(commands.Start(container.id), caller)
+        return pb.StartContainerResponse()
+
+    async def StopContainer(self, request: pb.StopContainerRequest, context: Ctx) -> pb.StopContainerResponse:
+        caller = ctx.of(context)
+        try:
+            container = await self._container(request.container_id, caller)
+            await self._engine.run(commands.Stop(container.id, max(request.timeout, 0)), caller)
+        except NotFound:
+            return pb.StopContainerResponse()
+        return pb.StopContainerResponse()
+
+    async def RemoveContainer(self, request: pb.RemoveContainerRequest, context: Ctx) -> pb.RemoveContainerResponse:
+        caller = ctx.of(context)
+        try:
+            container = await self._container(request.container_id, caller)
+            await self._engine.run(commands.Remove(container.id, force=True), caller)
+        except NotFound:
+            return pb.RemoveContainerResponse()
+        return pb.RemoveContainerResponse()
+
+    async def ContainerStatus(self, request: pb.ContainerStatusRequest, context: Ctx) -> pb.ContainerStatusResponse:
+        caller = ctx.of(context)
+        container = await self._container(request.container_id, caller)
+        status = await self._container_status(container, caller)
+        return pb.ContainerStatusResponse(status=status, info={"info": _info(container)} if request.verbose else {})
+
+    async def ListContainers(self, request: pb.ListContainersRequest, context: Ctx) -> pb.ListContainersResponse:
+        return pb.ListContainersResponse(containers=await self._containers_listed(request.filter, ctx.of(context)))
+
+    async def StreamContainers(
+        self, request: pb.StreamContainersRequest, context: Ctx
+    ) -> AsyncIterator[pb.StreamContainersResponse]:
+        for batch in common.batches(await self._containers_listed(request.filter, ctx.of(context))):
+            yield pb.StreamContainersResponse(containers=batch)
+
+    async def UpdateContainerResources(
+        self, request: pb.UpdateContainerResourcesRequest, context: Ctx
+    ) -> pb.UpdateContainerResourcesResponse:
+        caller = ctx.of(context)
+        container = await self._container(request.container_id, caller)
+        annotations = dict(request.annotations) or None
+        command = commands.Update(container.id, common.resources(request.linux), annotations)
+        await self._engine.run(command, caller)
+        return pb.UpdateContainerResourcesResponse()
+
+    async def ReopenContainerLog(
+        self, request: pb.ReopenContainerLogRequest, context: Ctx
+    ) -> pb.ReopenContainerLogResponse:
+        caller = ctx.of(context)
+        container = await self._container(request.container_id, caller)
+        await self._engine.run(commands.ReopenLog(container.id), caller)
+        return pb.ReopenContainerLogResponse()
+
+    async def ExecSync(self, request: pb.ExecSyncRequest, context: Ctx) -> pb.ExecSyncResponse:
+        caller = ctx.of(context)
+        if not request.cmd:
+            raise InvalidArgument("no command was given", field="cmd")
+        container = await self._container(request.container_id, caller)
+        command = commands.ExecSync(container.id, tuple(request.cmd), max(request.timeout, 0))
+        result = await self._engine.run(command, caller)
+        stdout, stderr = fitting(result.stdout, result.stderr)
+        return pb.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
+
+    async def CheckpointContainer(
+        self, request: pb.CheckpointContainerRequest, context: Ctx
+    ) -> pb.CheckpointContainerResponse:
+        raise Unimplemented("checkpoints are not offered")
+
+    async def CheckpointPod(self, request: pb.CheckpointPodRequest, context: Ctx) -> pb.CheckpointPodResponse:
+        raise Unimplemented("checkpoints are not offered")
+
+    async def RestorePod(self, request: pb.RestorePodRequest, context: Ctx) -> pb.RestorePodResponse:
+        raise Unimplemented("checkpoints are not offered")
+
+    async def _containers_listed(self, wanted: pb.ContainerFilter, caller: Context) -> list[pb.Container]:
+        found = filters.containers(await self._containers(caller), wanted)
+        return [convert_container.container(each) for each in found]
+
+
+def fitting(stdout: bytes, stderr: bytes) -> tuple[bytes, bytes]:
+    """As much of both as one message holds. Neither can push out more than half of the other's."""
+    out = stdout[: MAX_OUTPUT - min(len(stderr), MAX_OUTPUT // 2)]
+    return out, stderr[: MAX_OUTPUT - len(out)]
+
+
+def _info(container: Container) -> str:
+    return json.dumps(
+        {
+            "sandboxID": container.pod_id,
+            "pid": container.pid,
+            "name": container.name,
+            "state": container.state,
+            "imageID": container.image_id,
+            "args": container.command,
+            "env": container.env,
+            "cwd": container.cwd,
+            "user": container.user,
+            "privileged": container.config.security.privileged,
+        }
+    )

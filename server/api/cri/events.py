@@ -1,0 +1,69 @@
+"""GetContainerEvents: the engine's events in CRI's words, each with the statuses as they are when it is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from moorage.cri.v1 import api_pb2 as pb
+from moorage.server.api import context as ctx
+from moorage.server.api.cri.calls import Calls, Ctx
+from moorage.server.engine import commands
+from moorage.server.engine import podcommands as pods
+from moorage.server.engine.job import Context
+from moorage.server.errors import NotFound
+from moorage.server.model import Event
+
+TYPES = {
+    ("container", "create"): pb.CONTAINER_CREATED_EVENT,
+    ("container", "start"): pb.CONTAINER_STARTED_EVENT,
+    ("container", "die"): pb.CONTAINER_STOPPED_EVENT,
+    ("container", "remove"): pb.CONTAINER_DELETED_EVENT,
+    ("pod", "create"): pb.CONTAINER_CREATED_EVENT,
+    ("pod", "start"): pb.CONTAINER_STARTED_EVENT,
+    ("pod", "stop"): pb.CONTAINER_STOPPED_EVENT,
+    ("pod", "remove"): pb.CONTAINER_DELETED_EVENT,
+}
+
+
+class EventCalls(Calls):
+    """Events of containers, and of pods under the pod's ID. A slow reader delays only itself."""
+
+    async def GetContainerEvents(
+        self, request: pb.GetEventsRequest, context: Ctx
+    ) -> AsyncIterator[pb.ContainerEventResponse]:
+        caller = ctx.of(context)
+        members = {container.id: container.pod_id for container in await self._containers(caller)}
+        command = commands.Events(
+            kinds=frozenset(kind for kind, _ in TYPES), actions=frozenset(action for _, action in TYPES)
+        )
+        async with aclosing(self._engine.stream(command, caller)) as items:
+            async for event in items:
+                pod_id = event.id if event.kind == "pod" else await self._pod_of(event, members, caller)
+                if pod_id:
+                    yield await self._event_message(event, pod_id, caller)
+
+    async def _pod_of(self, event: Event, members: dict[str, str], caller: Context) -> str:
+        """The pod of an event's container, which may be gone by now; empty for one that is not CRI's."""
+        if event.id not in members:
+            try:
+                members[event.id] = (await self._engine.run(commands.InspectContainer(event.id), caller)).pod_id
+            except NotFound:
+                return event.attributes.get("pod", "")
+        return members.pop(event.id) if event.action == "remove" else members[event.id]
+
+    async def _event_message(self, event: Event, pod_id: str, caller: Context) -> pb.ContainerEventResponse:
+        """Without statuses when the pod is gone."""
+        message = pb.ContainerEventResponse(
+            container_id=event.id,
+            container_event_type=TYPES[event.kind, event.action],
+            created_at=event.time_ns,
+        )
+        try:
+            pod = await self._engine.run(pods.InspectPod(pod_id), caller)
+        except NotFound:
+            return message
+        status, containers = await self._pod_statuses(pod, caller)
+        message.pod_sandbox_status.CopyFrom(status)
+        message.containers_statuses.extend(containers)
+        return message

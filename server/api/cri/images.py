@@ -1,0 +1,166 @@
+"""CRI's ImageService."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+from moorage.cri.v1 import api_pb2 as pb
+from moorage.cri.v1 import api_pb2_grpc
+from moorage.server.api import context as ctx
+from moorage.server.api.cri import common
+from moorage.server.api.cri.calls import Calls, Ctx
+from moorage.server.engine import commands, imagenames
+from moorage.server.engine.job import Context
+from moorage.server.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
+from moorage.server.model import Image
+
+REMOVAL_TRIES = 5
+
+
+class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
+    """See protos/moorage/cri/v1/api.proto."""
+
+    async def ListImages(self, request: pb.ListImagesRequest, context: Ctx) -> pb.ListImagesResponse:
+        return pb.ListImagesResponse(images=await self._listed(request.filter, ctx.of(context)))
+
+    async def StreamImages(
+        self, request: pb.StreamImagesRequest, context: Ctx
+    ) -> AsyncIterator[pb.StreamImagesResponse]:
+        for batch in common.batches(await self._listed(request.filter, ctx.of(context))):
+            yield pb.StreamImagesResponse(images=batch)
+
+    async def ImageStatus(self, request: pb.ImageStatusRequest, context: Ctx) -> pb.ImageStatusResponse:
+        caller = ctx.of(context)
+        if not request.image.image:
+            raise InvalidArgument("no image was named", field="image")
+        found = await self._image(request.image.image, caller)
+        if found is None:
+            return pb.ImageStatusResponse()
+        info = {"info": _info(found)} if request.verbose else {}
+        return pb.ImageStatusResponse(image=image(found, await self._pinned(caller)), info=info)
+
+    async def PullImage(self, request: pb.PullImageRequest, context: Ctx) -> pb.PullImageResponse:
+        reference = request.image.image
+        given = auth(request.auth, reference) if request.HasField("auth") else None
+        pulled: Image | None = None
+        async with aclosing(self._engine.stream(commands.Pull(reference, None, given), ctx.of(context))) as steps:
+            async for step in steps:
+                pulled = step.image or pulled
+        if pulled is None:
+            raise Internal(f"the pull of {reference} ended without an image")
+        return pb.PullImageResponse(image_ref=pulled.id)
+
+    async def RemoveImage(self, request: pb.RemoveImageRequest, context: Ctx) -> pb.RemoveImageResponse:
+        """With one name go all of them. Whoever else removes it at the same time has done our work."""
+        caller = ctx.of(context)
+        if not request.image.image:
+            raise InvalidArgument("no image was named", field="image")
+        for attempt in range(REMOVAL_TRIES):
+            found = await self._image(request.image.image, caller)
+            if found is None:
+                break
+            try:
+                await self._engine.run(commands.RemoveImage(found.id), caller)
+            except NotFound:
+                break
+            except FailedPrecondition as error:
+                if error.reason == "IMAGE_IN_USE" or attempt == REMOVAL_TRIES - 1:
+                    raise
+        return pb.RemoveImageResponse()
+
+    async def ImageFsInfo(self, request: pb.ImageFsInfoRequest, context: Ctx) -> pb.ImageFsInfoResponse:
+        """Images and containers share one file system. The bytes are those of the layers, the inodes all that are used there."""
+        images = await self._run(commands.ListImages(), context)
+        inodes = await asyncio.to_thread(_inodes, self._setting.root)
+        usage = pb.FilesystemUsage(
+            timestamp=time.time_ns(),
+            fs_id=pb.FilesystemIdentifier(mountpoint=str(self._setting.root)),
+            used_bytes=pb.UInt64Value(value=layers_size(images)),
+            inodes_used=pb.UInt64Value(value=inodes),
+        )
+        return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
+
+    async def _listed(self, wanted: pb.ImageFilter, caller: Context) -> list[pb.Image]:
+        pinned = await self._pinned(caller)
+        if wanted.image.image:
+            found = await self._image(wanted.image.image, caller)
+            return [image(found, pinned)] if found else []
+        return [image(each, pinned) for each in await self._engine.run(commands.ListImages(), caller)]
+
+    async def _pinned(self, caller: Context) -> set[str]:
+        """IDs of the images that the configuration pins."""
+        found = [await self._image(name, caller) for name in self._setting.config.pinned_images]
+        return {each.id for each in found if each is not None}
+
+
+def image(value: Image, pinned: set[str]) -> pb.Image:
+    """An image of the graph. A user that is a number is told as one, any other by name."""
+    user = value.config.user.partition(":")[0]
+    number = user.isascii() and user.isdecimal()
+    return pb.Image(
+        id=value.id,
+        repo_tags=value.tags,
+        repo_digests=value.digests,
+        size=max(value.size, 1),
+        uid=pb.Int64Value(value=int(user)) if number else None,
+        username="" if number else user,
+        pinned=value.id in pinned,
+    )
+
+
+def auth(message: pb.AuthConfig, reference: str) -> commands.RegistryAuth | None:
+    """Credentials for a pull; none when they are for another registry than the image's. Raises InvalidArgument."""
+    if message.server_address and not imagenames.same_registry(reference, message.server_address):
+        return None
+    username, password = message.username, message.password
+    if message.auth and not username:
+        try:
+            text = base64.b64decode(message.auth, validate=True).decode()
+        except (binascii.Error, ValueError):
+            text = ""
+        username, colon, password = text.partition(":")
+        if not colon:
+            raise InvalidArgument("auth is not the base64 of user:password", field="auth.auth")
+        password = password.rstrip("\0")
+    return commands.RegistryAuth(username, password, message.identity_token, message.registry_token) or None
+
+
+def layers_size(images: Iterable[Image]) -> int:
+    """Bytes of all layers, those that images share once."""
+    return sum({layer.chain_id: layer.size for each in images for layer in each.layers}.values())
+
+
+def _inodes(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_files - found.f_ffree
+
+
+def _info(value: Image) -> str:
+    config = value.config
+    return json.dumps(
+        {
+            "chainID": value.layers[-1].chain_id if value.layers else "",
+            "imageSpec": {
+                "os": value.platform.os,
+                "architecture": value.platform.architecture,
+                "config": {
+                    "User": config.user,
+                    "Env": config.env,
+                    "Entrypoint": config.entrypoint,
+                    "Cmd": config.command,
+                    "WorkingDir": config.working_dir,
+                    "StopSignal": config.stop_signal,
+                    "Labels": config.labels,
+                },
+                "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in value.layers]},
+            },
+        }
+    )

@@ -1,0 +1,91 @@
+"""The RPCs about pods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+from moorage.cri.v1 import api_pb2 as pb
+from moorage.server.api import context as ctx
+from moorage.server.api.cri import common, convert_pod, filters
+from moorage.server.api.cri.calls import Calls, Ctx
+from moorage.server.engine import podcommands as commands
+from moorage.server.engine.job import Context
+from moorage.server.errors import InvalidArgument
+from moorage.server.model import PodRecord
+
+
+class PodCalls(Calls):
+    """Run, stop, remove, look at and update pods."""
+
+    async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Ctx) -> pb.RunPodSandboxResponse:
+        known = ("", *self._setting.config.runtime_handlers)
+        if request.runtime_handler not in known:
+            raise InvalidArgument(
+                f"unknown runtime handler {request.runtime_handler!r}",
+                hint=f"known are {', '.join(map(repr, known))}",
+                field="runtime_handler",
+            )
+        config = await asyncio.to_thread(convert_pod.pod_config, request.config, request.runtime_handler)
+        return pb.RunPodSandboxResponse(pod_sandbox_id=await self._run(commands.RunPod(config), context))
+
+    async def StopPodSandbox(self, request: pb.StopPodSandboxRequest, context: Ctx) -> pb.StopPodSandboxResponse:
+        await self._run(commands.StopPod(request.pod_sandbox_id), context)
+        return pb.StopPodSandboxResponse()
+
+    async def RemovePodSandbox(self, request: pb.RemovePodSandboxRequest, context: Ctx) -> pb.RemovePodSandboxResponse:
+        await self._run(commands.RemovePod(request.pod_sandbox_id), context)
+        return pb.RemovePodSandboxResponse()
+
+    async def PodSandboxStatus(self, request: pb.PodSandboxStatusRequest, context: Ctx) -> pb.PodSandboxStatusResponse:
+        caller = ctx.of(context)
+        pod = await self._pod(request.pod_sandbox_id, caller)
+        status, members = await self._pod_statuses(pod, caller)
+        return pb.PodSandboxStatusResponse(
+            status=status,
+            info={"info": _info(pod)} if request.verbose else {},
+            containers_statuses=members,
+            timestamp=time.time_ns(),
+        )
+
+    async def ListPodSandbox(self, request: pb.ListPodSandboxRequest, context: Ctx) -> pb.ListPodSandboxResponse:
+        return pb.ListPodSandboxResponse(items=await self._pods_listed(request.filter, ctx.of(context)))
+
+    async def StreamPodSandboxes(
+        self, request: pb.StreamPodSandboxesRequest, context: Ctx
+    ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
+        for batch in common.batches(await self._pods_listed(request.filter, ctx.of(context))):
+            yield pb.StreamPodSandboxesResponse(pod_sandboxes=batch)
+
+    async def UpdatePodSandboxResources(
+        self, request: pb.UpdatePodSandboxResourcesRequest, context: Ctx
+    ) -> pb.UpdatePodSandboxResourcesResponse:
+        command = commands.UpdatePod(
+            request.pod_sandbox_id, common.resources(request.resources), common.resources(request.overhead)
+        )
+        await self._run(command, context)
+        return pb.UpdatePodSandboxResourcesResponse()
+
+    async def _pods_listed(self, wanted: pb.PodSandboxFilter, caller: Context) -> list[pb.PodSandbox]:
+        """Without those that are still being made: whoever asked for them has no ID yet, and nobody else shall collect them."""
+        records = await self._engine.run(commands.ListPods(), caller)
+        made = [record for record in records if record.state != "starting"]
+        return [convert_pod.pod(record) for record in filters.pods(made, wanted)]
+
+
+def _info(pod: PodRecord) -> str:
+    config = pod.config
+    return json.dumps(
+        {
+            "sandboxID": pod.id,
+            "pid": pod.pid,
+            "state": pod.state,
+            "runtimeHandler": config.runtime_handler,
+            "cgroupParent": config.cgroup_parent,
+            "hostname": config.hostname,
+            "logDirectory": config.log_directory,
+            "sysctls": config.sysctls,
+        }
+    )

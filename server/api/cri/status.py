@@ -1,0 +1,67 @@
+"""The RPCs about the runtime itself: version, status, configuration."""
+
+from __future__ import annotations
+
+import json
+
+from moorage.cri.v1 import api_pb2 as pb
+from moorage.server.api.cri.calls import Calls, Ctx, Setting
+
+NAME = "moorage"
+API_VERSION = "v1"
+KUBELET_API_VERSION = "0.1.0"
+"""What every client of CRI calls the version of VersionRequest itself."""
+CGROUP_DRIVERS = {"cgroupfs": pb.CGROUPFS, "systemd": pb.SYSTEMD}
+
+
+class StatusCalls(Calls):
+    """Version, Status, RuntimeConfig, UpdateRuntimeConfig."""
+
+    async def Version(self, request: pb.VersionRequest, context: Ctx) -> pb.VersionResponse:
+        return pb.VersionResponse(
+            version=KUBELET_API_VERSION,
+            runtime_name=NAME,
+            runtime_version=self._setting.version,
+            runtime_api_version=API_VERSION,
+        )
+
+    async def Status(self, request: pb.StatusRequest, context: Ctx) -> pb.StatusResponse:
+        features = self._setting.features
+        of_handler = pb.RuntimeHandlerFeatures(
+            recursive_read_only_mounts=features.recursive_read_only, user_namespaces=features.user_namespaces
+        )
+        handlers = dict.fromkeys(("", *self._setting.config.runtime_handlers))
+        return pb.StatusResponse(
+            status=pb.RuntimeStatus(
+                conditions=[
+                    pb.RuntimeCondition(type="RuntimeReady", status=True),
+                    pb.RuntimeCondition(type="NetworkReady", status=True),
+                ]
+            ),
+            info={"config": _info(self._setting)} if request.verbose else {},
+            runtime_handlers=[pb.RuntimeHandler(name=name, features=of_handler) for name in handlers],
+            features=pb.RuntimeFeatures(supplemental_groups_policy=features.supplemental_groups_policy),
+        )
+
+    async def RuntimeConfig(self, request: pb.RuntimeConfigRequest, context: Ctx) -> pb.RuntimeConfigResponse:
+        driver = CGROUP_DRIVERS[self._setting.config.cgroup_driver]
+        return pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=driver))
+
+    async def UpdateRuntimeConfig(
+        self, request: pb.UpdateRuntimeConfigRequest, context: Ctx
+    ) -> pb.UpdateRuntimeConfigResponse:
+        """A node's pod CIDR is of no use here: pods get their addresses from the daemon's own pool."""
+        return pb.UpdateRuntimeConfigResponse()
+
+
+def _info(setting: Setting) -> str:
+    config = setting.config
+    return json.dumps(
+        {
+            "rootDir": str(setting.root),
+            "cgroupDriver": config.cgroup_driver,
+            "runtimeHandlers": config.runtime_handlers,
+            "streamAddress": config.stream_address,
+            "pinnedImages": config.pinned_images,
+        }
+    )
