@@ -13,7 +13,7 @@ class Places:
     """Answers by ID; what is not known (any more) is taken for a container of its own."""
 
     def __init__(self, root: Path, instance: str, containers: Containers, pods: Pods) -> None:
-        self._containers_root, self._pods_root = root / "containers", root / "pods"
+        self._containers_root, self._pods_root = root / "containers", root / "podfiles"
         for directory in (self._containers_root, self._pods_root):
             directory.mkdir(mode=0o700, exist_ok=True)
         self._instance = instance

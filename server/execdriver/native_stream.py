@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
+import socket
 import struct
 import termios
 from collections.abc import Callable, Mapping
@@ -19,7 +21,9 @@ from moorage.server.supervisor.protocol import CHUNK, MESSAGE, STDIN, STREAM_NAM
 
 STDIN_LIMIT = 64 << 10
 DRAIN_SECONDS = 1.0
-"""How long after the end of a process its output is read, if somebody else holds it open and says nothing."""
+"""How long after the end of a process its output is read, if somebody else holds it open."""
+DRAIN_BYTES = 1 << 20
+"""How much of it is read all the same: more than a pipe holds cannot be of the process that has ended."""
 
 StreamName = Literal["stdout", "stderr"]
 _NAMES: dict[int, StreamName] = {
@@ -101,6 +105,8 @@ class ExecStream:
         self._terminal = stdin if stdin in outputs else None
         self._lost = lost
         self._status: ExitStatus | None = None
+        self._deadline = 0.0
+        self._since_end = 0
         self._reading = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -110,8 +116,11 @@ class ExecStream:
     async def read(self) -> Output | ExitStatus:
         async with self._reading:
             while self._outputs and not self._closed.done():
+                if self._status is None and _has_input(self._channel.sock):
+                    await self._receive()
                 output = self._take()
                 if output is not None:
+                    self._account(len(output.data))
                     return output
                 if self._outputs:
                     await self._wait()
@@ -154,6 +163,15 @@ class ExecStream:
             for fd in tuple(self._outputs):
                 self._drop_output(fd)
 
+    def _account(self, size: int) -> None:
+        """Somebody who outlives the process must not keep its reader for ever."""
+        if self._status is None:
+            return
+        self._since_end += size
+        if self._since_end > DRAIN_BYTES and self._loop.time() > self._deadline:
+            for fd in tuple(self._outputs):
+                self._drop_output(fd)
+
     def _take(self) -> Output | None:
         """What one of the outputs has now. Those at their end are dropped; the one that was read goes to the end of the line."""
         for fd, name in tuple(self._outputs.items()):
@@ -177,7 +195,7 @@ class ExecStream:
             channel = self._channel.sock.fileno()
             if await readable(self._loop, (*outputs, channel), unless=self._closed) == channel:
                 await self._receive()
-        elif await readable(self._loop, outputs, timeout=DRAIN_SECONDS, unless=self._closed) is None:
+        elif await readable(self._loop, outputs, timeout=self._left(), unless=self._closed) is None:
             for fd in outputs:
                 self._drop_output(fd)
 
@@ -187,6 +205,11 @@ class ExecStream:
             self._status = self._lost()
         elif "exit" in frame.message:
             self._status = exit_status(frame.message["exit"])
+        if self._status is not None:
+            self._deadline = self._loop.time() + DRAIN_SECONDS
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - self._loop.time())
 
     def _drop_stdin(self) -> None:
         if self._stdin is not None and self._stdin != self._terminal:
@@ -198,6 +221,12 @@ class ExecStream:
         if fd == self._terminal:
             self._stdin = None
         os.close(fd)
+
+
+def _has_input(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def execute(

@@ -20,6 +20,7 @@ from moorage.server.libcontainer import (
     capabilities,
     command,
     devices,
+    labels,
     namespaces,
     protect,
     reaper,
@@ -35,6 +36,7 @@ from moorage.server.libcontainer.cgroups import Cgroup
 from moorage.server.libcontainer.channel import Reporter
 from moorage.server.libcontainer.errors import StartError, doing
 from moorage.server.libcontainer.paths import clean, open_directory, open_in_root
+from moorage.server.libcontainer.usernamespaces import IdMaps, outside
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Job:
     cgroup: Cgroup | None
     seccomp: bytes | None
     init: bool = False
+    user_namespace: int | None = None
+    """To be joined last, with the map of its IDs."""
+    id_maps: IdMaps | None = None
 
     @property
     def terminal(self) -> bool:
@@ -57,19 +62,21 @@ def enter_new(
     config: Mapping[str, Any],
     plan: rootfs.Plan,
     spaces: namespaces.Namespaces,
+    users: rootfs.Users,
     report: Reporter,
 ) -> NoReturn:
     """Make a container around the calling process and become its command."""
     linux = config.get("linux") or {}
     with ExitStack() as stack:
         report.stage("cgroup")
+        label = labels.prepare(job.process)
         _enter_cgroup(job)
         namespaces.join(spaces)
         sysctls.apply(linux.get("sysctl") or {})
         stdio = _inherited_stdio(job)
         report.stage("rootfs")
         cgroup_namespace = namespaces.open_cgroup(spaces)
-        root = rootfs.enter(plan, stack)
+        root = rootfs.enter(plan, stack, users)
         namespaces.enter_cgroup(spaces, cgroup_namespace)
         if spaces.own_uts:
             _name_host(config)
@@ -79,7 +86,7 @@ def enter_new(
         _make_cwd(root, job.process)
         report.stage("seal")
         rootfs.seal(root, plan)
-        _become(root, job, stdio, report)
+        _become(root, job, stdio, label, report)
 
 
 def enter_existing(job: Job, target: int, report: Reporter) -> NoReturn:
@@ -89,6 +96,7 @@ def enter_existing(job: Job, target: int, report: Reporter) -> NoReturn:
     directory.
     """
     report.stage("cgroup")
+    label = labels.prepare(job.process)
     _enter_cgroup(job)
     stdio = _inherited_stdio(job)
     report.stage("join")
@@ -97,7 +105,7 @@ def enter_existing(job: Job, target: int, report: Reporter) -> NoReturn:
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if job.terminal:
         stdio = _open_terminal(root, job, report)
-    _become(root, job, stdio, report)
+    _become(root, job, stdio, label, report)
 
 
 def _enter_cgroup(job: Job) -> None:
@@ -151,7 +159,7 @@ def _make_cwd(root: int, process: Mapping[str, Any]) -> None:
         os.close(open_directory(root, _cwd(process)))
 
 
-def _become(root: int, job: Job, stdio: tuple[int, int, int], report: Reporter) -> NoReturn:
+def _become(root: int, job: Job, stdio: tuple[int, int, int], label: labels.Label | None, report: Reporter) -> NoReturn:
     """From inside the container to the command."""
     report.stage("user")
     environment = command.environment_of(job.process.get("env") or ())
@@ -162,13 +170,14 @@ def _become(root: int, job: Job, stdio: tuple[int, int, int], report: Reporter) 
         raise StartError("there is no command")
     _change_directory(root, _cwd(job.process))
     path = command.find(arguments[0], environment)
-    _own_stdio(stdio, user)
+    _own_stdio(stdio, job, user)
     if job.init:
         _split(job, user, report)
     _attach_stdio(job, stdio)
     report.stage("exec")
     report.ready()
     _drop_privileges(job, user)
+    labels.apply(label)
     if job.seccomp and job.process.get("noNewPrivileges"):
         seccomp.load(job.seccomp)
     syscalls.set_signal_mask(syscalls.NO_SIGNALS)
@@ -196,14 +205,18 @@ def _change_directory(root: int, path: str) -> None:
             raise StartError(f"working directory {path} is outside the container", path=path)
 
 
-def _own_stdio(stdio: tuple[int, int, int], user: users.User) -> None:
+def _own_stdio(stdio: tuple[int, int, int], job: Job, user: users.User) -> None:
     """Give pipes and terminals to the user, who may want to open /dev/stdout again."""
+    try:
+        owner = outside(job.id_maps.users, user.uid) if job.id_maps else user.uid
+    except ValueError as error:
+        raise StartError(f"user {user.uid} cannot be had in the user namespace: {error}") from error
     for fd in set(stdio):
         status = os.fstat(fd)
         ours = stat.S_ISFIFO(status.st_mode) or os.isatty(fd)
-        if ours and status.st_uid != user.uid:
+        if ours and status.st_uid != owner:
             with doing("change the owner of a standard stream"):
-                os.fchown(fd, user.uid, -1)
+                os.fchown(fd, owner, -1)
 
 
 def _attach_stdio(job: Job, stdio: tuple[int, int, int]) -> None:
@@ -218,6 +231,10 @@ def _drop_privileges(job: Job, user: users.User) -> None:
     """Limits, capabilities, user; a filter here only if it cannot wait, for without no_new_privs it takes CAP_SYS_ADMIN to load."""
     process = job.process
     rlimits.apply(process.get("rlimits") or ())
+    if job.user_namespace is not None:
+        # With it come all capabilities, within it; the filter may forbid to join.
+        with doing("join the user namespace"):
+            syscalls.setns(job.user_namespace, syscalls.CLONE_NEWUSER)
     if process.get("noNewPrivileges"):
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     elif job.seccomp:

@@ -9,6 +9,8 @@ from typing import Any
 from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import StartError
 from moorage.server.libcontainer.paths import clean
+from moorage.server.libcontainer.usernamespaces import IdMaps
+from moorage.server.libcontainer.usernamespaces import parse as parse_id_maps
 
 _ATTRIBUTES = {
     "ro": syscalls.MOUNT_ATTR_RDONLY,
@@ -76,12 +78,19 @@ class MountOptions:
 
 @dataclass(frozen=True)
 class Mount:
-    """One mount: `kind` is a file system type, `bind`, or `cgroup` (the process's own control groups, read-only or not)."""
+    """One mount: `kind` is a file system type, `bind`, or `cgroup` (the process's own control groups, read-only or not).
+
+    Two kinds are not OCI's: `tree` attaches the detached mount that is open as descriptor `source`; `image` binds, read-only, the
+    directory `sub_path` of what the mounts `layers` show. `id_maps` shifts the owners that a bind mount shows.
+    """
 
     destination: str
     kind: str
     source: str
     options: MountOptions
+    id_maps: IdMaps | None = None
+    layers: tuple[Mapping[str, Any], ...] = ()
+    sub_path: str = ""
 
 
 def parse_options(options: Iterable[str]) -> MountOptions:
@@ -133,7 +142,9 @@ def _mount(mount: Mapping[str, Any]) -> Mount:
     if kind == "cgroup2":
         kind = "cgroup"
     _check(destination, kind, source, options)
-    return Mount(destination, kind, source, options)
+    id_maps = parse_id_maps(mount.get("uidMappings") or (), mount.get("gidMappings") or ())
+    layers = tuple(mount.get("layers") or ())
+    return Mount(destination, kind, source, options, id_maps, layers, mount.get("subPath") or "")
 
 
 def _check(destination: str, kind: str, source: str, options: MountOptions) -> None:
@@ -145,6 +156,8 @@ def _check(destination: str, kind: str, source: str, options: MountOptions) -> N
         raise _refused(destination, "nothing may be mounted inside /proc")
     if kind == "bind":
         _check_bind(destination, source, options)
+    if kind == "tree" and not source.isdecimal():
+        raise _refused(destination, f"{source!r} is no descriptor")
 
 
 def _check_bind(destination: str, source: str, options: MountOptions) -> None:

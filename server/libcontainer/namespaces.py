@@ -34,6 +34,8 @@ class Namespaces:
     join: tuple[tuple[int, str], ...]
     pid_path: str
     cgroup: str | None
+    user_path: str = ""
+    """That of the user namespace to join last, empty for none."""
 
     @property
     def own_uts(self) -> bool:
@@ -44,9 +46,13 @@ def plan(namespaces: Sequence[Mapping[str, Any]]) -> Namespaces:
     """OCI `linux.namespaces` taken apart. Raises StartError for a kind that cannot be had."""
     clone, pid_path = syscalls.CLONE_NEWNS, ""
     cgroup: str | None = None
+    user_path = ""
     join: list[tuple[int, str]] = []
     for namespace in namespaces:
         kind, path = namespace["type"], namespace.get("path") or ""
+        if kind == "user" and path:
+            user_path = path
+            continue
         if kind not in _FLAGS or (kind == "mount" and path):
             raise StartError(f"a {kind} namespace {f'at {path} ' if path else ''}is not supported", path=path)
         if kind == "cgroup":
@@ -57,7 +63,7 @@ def plan(namespaces: Sequence[Mapping[str, Any]]) -> Namespaces:
             join.append((_FLAGS[kind], path))
         else:
             clone |= _FLAGS[kind]
-    return Namespaces(clone, tuple(join), pid_path, cgroup)
+    return Namespaces(clone, tuple(join), pid_path, cgroup, user_path)
 
 
 def join(namespaces: Namespaces) -> None:

@@ -13,12 +13,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from moorage.server.libcontainer import channel, namespaces, protect, syscalls
+from moorage.server.libcontainer import channel, namespaces, protect, syscalls, usernamespaces
 from moorage.server.libcontainer.cgroups import Cgroup
 from moorage.server.libcontainer.channel import Reporter
 from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
 from moorage.server.libcontainer.init import Job, enter_existing, enter_new
+from moorage.server.libcontainer.rootfs import Plan
 from moorage.server.libcontainer.rootfs import plan as plan_root
+from moorage.server.libcontainer.usernamespaces import IdMaps
 from moorage.server.libcontainer.validate import validate, validate_process
 
 __all__ = ["Process", "StartError", "Stdio", "execute", "start"]
@@ -67,19 +69,40 @@ def start(
     validate(config)
     spaces = namespaces.plan((config.get("linux") or {}).get("namespaces") or ())
     plan = plan_root(config, rootfs)
-    job = Job(config["process"], _descriptors(stdio), cgroup, seccomp, init)
     with ExitStack() as stack:
-        pid_namespace = None
-        if spaces.pid_path:
-            with doing("join the namespace", spaces.pid_path):
-                pid_namespace = os.open(spaces.pid_path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, pid_namespace)
+        pid_namespace = _open_namespace(spaces.pid_path, stack)
+        user = _open_namespace(spaces.user_path, stack)
+        users = _user_namespaces(plan, user, stack)
+        job = Job(config["process"], _descriptors(stdio), cgroup, seccomp, init, user, plan.id_maps)
         return _run(
             spaces.clone,
             pid_namespace,
-            lambda report: enter_new(job, config, plan, spaces, report),
+            lambda report: enter_new(job, config, plan, spaces, users, report),
             stage,
         )
+
+
+def _open_namespace(path: str, stack: ExitStack) -> int | None:
+    """A namespace to join; None for no path."""
+    if not path:
+        return None
+    with doing("join the namespace", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _user_namespaces(plan: Plan, user: int | None, stack: ExitStack) -> dict[IdMaps, int]:
+    """One for each mapping of a mount; that which is to be joined will do for its own."""
+    users: dict[IdMaps, int] = {}
+    for maps in plan.all_id_maps():
+        if user is not None and maps == plan.id_maps:
+            users[maps] = user
+            continue
+        with doing("make a user namespace to map mounts by"):
+            users[maps] = usernamespaces.make(maps)
+        stack.callback(os.close, users[maps])
+    return users
 
 
 def execute(
@@ -90,15 +113,19 @@ def execute(
     stdio: Stdio | None,
     cgroup: Cgroup | None,
     seccomp: bytes | None,
+    user_namespace: int | None = None,
 ) -> Process:
     """Run one more process in the container whose first process is `target_pid`, a child of the caller not yet waited for.
 
-    `config` is the container's, `process` shaped as its `process`. The process is a child of the caller, which becomes
+    `config` is the container's, `process` shaped as its `process`, `user_namespace` that of the container, open.
+    The process is a child of the caller, which becomes
     non-dumpable for good, and must be waited for in any order: the kernel lets process 1 of a pid namespace end only when all the others
     have been. Raises StartError.
     """
     validate_process(process)
-    job = Job(process, _descriptors(stdio), cgroup, seccomp)
+    linux = config.get("linux") or {}
+    id_maps = usernamespaces.parse(linux.get("uidMappings") or (), linux.get("gidMappings") or ())
+    job = Job(process, _descriptors(stdio), cgroup, seccomp, False, user_namespace, id_maps)
     with doing(f"find process {target_pid}"):
         target = os.pidfd_open(target_pid)
     try:

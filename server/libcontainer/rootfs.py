@@ -20,11 +20,16 @@ from moorage.server.libcontainer.errors import StartError, doing
 from moorage.server.libcontainer.mounts import Mount, MountOptions, parse_options
 from moorage.server.libcontainer.mounts import plan as plan_mounts
 from moorage.server.libcontainer.paths import clean, open_directory, open_file, open_in_root
+from moorage.server.libcontainer.usernamespaces import IdMaps
+from moorage.server.libcontainer.usernamespaces import parse as parse_id_maps
 
 _STAGING = "/sys"
 """Where the root file system is mounted for a moment: any directory that every machine has, for only this namespace sees it covered."""
 
 _OVERLAY_DIRECTORIES = ("lowerdir", "upperdir", "workdir")
+_IMAGE_ATTRIBUTES = (
+    syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+)
 _ORDINARY_PROPAGATION = syscalls.MS_REC | syscalls.MS_PRIVATE
 
 
@@ -48,6 +53,19 @@ class Plan:
     read_only_paths: Sequence[str]
     masked_paths: Sequence[str]
     read_only: bool
+    id_maps: IdMaps | None = None
+    """By which the owners of the image's files are shifted."""
+
+    def all_id_maps(self) -> set[IdMaps]:
+        """Every mapping that a mount is to be shown by."""
+        return {maps for maps in (self.id_maps, *(mount.id_maps for mount in self.mounts)) if maps is not None}
+
+
+Users = Mapping[IdMaps, int]
+"""An open user namespace for each mapping."""
+
+Shift = tuple[IdMaps, int]
+"""A mapping with its open user namespace."""
 
 
 def plan(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Plan:
@@ -61,6 +79,7 @@ def plan(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Plan
         read_only_paths=[clean(path) for path in linux.get("readonlyPaths") or ()],
         masked_paths=[clean(path) for path in linux.get("maskedPaths") or ()],
         read_only=bool((config.get("root") or {}).get("readonly")),
+        id_maps=parse_id_maps(linux.get("uidMappings") or (), linux.get("gidMappings") or ()),
     )
 
 
@@ -76,20 +95,28 @@ def plan_layers(layers: Sequence[Mapping[str, Any]]) -> list[Layer]:
     return planned
 
 
-def enter(plan: Plan, stack: ExitStack) -> int:
+def enter(plan: Plan, stack: ExitStack, users: Users) -> int:
     """Build and enter the root file system, in the caller's own mount namespace; its root directory as O_PATH.
 
     Still to be done once the console is there: `seal`. The umask is 0. `stack` closes descriptors. Raises StartError.
     """
     with ExitStack() as sources:
-        binds = {index: _clone_bind(mount, sources) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"}
+        binds = {
+            index: _clone_bind(mount, sources, users) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"
+        }
         cgroups = cgroupfs.clone_trees(sources) if any(mount.kind == "cgroup" for mount in plan.mounts) else {}
-        root = mount_root(plan.layers)
+        shift = (plan.id_maps, users[plan.id_maps]) if plan.id_maps else None
+        for index, mount in enumerate(plan.mounts):
+            if mount.kind == "image":
+                binds[index] = _show_image(mount, shift, sources)
+        root = mount_root(plan.layers, shift)
         stack.callback(os.close, root)
         _pivot(root, plan.propagation)
         for index, mount in enumerate(plan.mounts):
-            if mount.kind == "bind":
+            if index in binds:
                 _attach_bind(root, mount, binds[index])
+            elif mount.kind == "tree":
+                _attach_bind(root, mount, int(mount.source))
             elif mount.kind == "cgroup":
                 _attach_cgroups(root, mount, cgroups)
             else:
@@ -99,10 +126,11 @@ def enter(plan: Plan, stack: ExitStack) -> int:
     return root
 
 
-def mount_root(layers: Sequence[Layer]) -> int:
+def mount_root(layers: Sequence[Layer], shift: Shift | None = None) -> int:
     """Make the caller's mount namespace private and mount a root file system in it; its root directory as O_PATH.
 
-    The namespace is the caller's own: what was at /sys is covered there. Raises StartError.
+    The namespace is the caller's own: what was at /sys is covered there. With `shift` the files have the owners that the user namespace
+    gives them. Raises StartError.
     """
     with ExitStack() as stack:
         trees = [_clone_layer(layer, stack) for layer in layers]
@@ -110,10 +138,24 @@ def mount_root(layers: Sequence[Layer]) -> int:
             syscalls.set_propagation("/", _ORDINARY_PROPAGATION)
         for layer, tree in zip(layers, trees, strict=True):
             if tree is None:
-                _mount_layer(layer)
+                _mount_layer(layer, shift)
             else:
-                _attach_layer(layer, tree)
+                _attach_layer(layer, tree, shift)
     return os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _show_image(mount: Mount, shift: Shift | None, stack: ExitStack) -> int:
+    """A detached mount of a directory of an image. What was mounted for it on the way is gone again."""
+    with ExitStack() as opened, doing(f"mount at {mount.destination}: cannot show of the image", f"/{mount.sub_path}"):
+        root = mount_root(plan_layers(mount.layers), shift)
+        opened.callback(os.close, root)
+        opened.callback(syscalls.umount, _STAGING, syscalls.MNT_DETACH)
+        directory = open_in_root(root, f"/{mount.sub_path}", os.O_PATH | os.O_DIRECTORY)
+        opened.callback(os.close, directory)
+        tree = syscalls.open_tree(directory, "", recursive=False)
+        stack.callback(os.close, tree)
+        syscalls.mount_setattr(tree, _IMAGE_ATTRIBUTES, propagation=syscalls.MS_PRIVATE, recursive=False)
+    return tree
 
 
 def _clone_layer(layer: Layer, stack: ExitStack) -> int | None:
@@ -125,34 +167,41 @@ def _clone_layer(layer: Layer, stack: ExitStack) -> int | None:
     return tree
 
 
-def _attach_layer(layer: Layer, tree: int) -> None:
+def _attach_layer(layer: Layer, tree: int, shift: Shift | None) -> None:
     with doing("mount the root file system", layer.source):
         _set_attributes(tree, layer.options)
+        if shift is not None:
+            syscalls.map_mount(tree, shift[1])
         target = os.open(_STAGING, os.O_PATH | os.O_CLOEXEC)
         syscalls.move_mount(tree, target)
         os.close(target)
 
 
-def _mount_layer(layer: Layer) -> None:
+def _mount_layer(layer: Layer, shift: Shift | None) -> None:
     # The first four attributes have the same values as flags of mount(2).
     flags = layer.options.attributes & 0b1111
     if layer.kind == "overlay":
-        _mount_overlay(layer.source, flags, layer.options.parameters)
+        _mount_overlay(layer.source, flags, layer.options.parameters, shift)
         return
     data = ",".join(key if value is None else f"{key}={value}" for key, value in layer.options.parameters)
     with doing(f"mount {layer.kind} from", layer.source):
         syscalls.mount(layer.source, _STAGING, layer.kind, flags, data)
 
 
-def _mount_overlay(source: str, flags: int, parameters: Sequence[tuple[str, str | None]]) -> None:
+def _mount_overlay(source: str, flags: int, parameters: Sequence[tuple[str, str | None]], shift: Shift | None) -> None:
     """Mount an overlay. The data of mount(2) ends after a page, which the paths of many layers exceed: the directories go
     by the numbers of open descriptors instead, relative to /proc/self/fd.
+
+    An overlay itself cannot be shifted, its lower directories can. What is new has the right owners by itself.
     """
     with ExitStack() as stack:
         data = []
         for key, value in parameters:
             if key in _OVERLAY_DIRECTORIES and value:
-                value = ":".join(_number(path, stack) for path in value.split(":"))
+                user = shift[1] if shift and key == "lowerdir" else None
+                if shift and key == "upperdir":
+                    _own(value, shift[0])
+                value = ":".join(_number(path, user, stack) for path in value.split(":"))
             data.append(key if value is None else f"{key}={value}")
         with doing("mount the overlay of the root file system"):
             os.chdir("/proc/self/fd")
@@ -160,11 +209,24 @@ def _mount_overlay(source: str, flags: int, parameters: Sequence[tuple[str, str 
             os.chdir("/")
 
 
-def _number(path: str, stack: ExitStack) -> str:
+def _number(path: str, user: int | None, stack: ExitStack) -> str:
     with doing("open the layer", path):
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
+        if user is None:
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        else:
+            fd = syscalls.open_tree(syscalls.AT_FDCWD, path, recursive=False)
+        stack.callback(os.close, fd)
+        if user is not None:
+            syscalls.map_mount(fd, user)
     return str(fd)
+
+
+def _own(path: str, maps: IdMaps) -> None:
+    """Give the upper directory, whose owner the root directory shows, to who is root inside; once."""
+    with doing("change the owner of", path):
+        status = os.stat(path, follow_symlinks=False)
+        if status.st_uid == 0:
+            os.chown(path, *maps.root, follow_symlinks=False)
 
 
 def _pivot(root: int, propagation: int) -> None:
@@ -179,13 +241,15 @@ def _pivot(root: int, propagation: int) -> None:
             syscalls.mount_setattr(root, 0, propagation=propagation, recursive=True)
 
 
-def _clone_bind(mount: Mount, stack: ExitStack) -> int:
+def _clone_bind(mount: Mount, stack: ExitStack, users: Users) -> int:
     with doing(f"mount at {mount.destination}: cannot copy the mount of", mount.source):
         tree = syscalls.open_tree(syscalls.AT_FDCWD, mount.source, recursive=mount.options.recursive)
         stack.callback(os.close, tree)
         if mount.destination == "/proc" and syscalls.file_system_type(tree) != syscalls.PROC_SUPER_MAGIC:
             raise StartError(f"cannot mount at /proc: {mount.source} is not a procfs", path=mount.source)
         _set_attributes(tree, mount.options)
+        if mount.id_maps is not None:
+            syscalls.map_mount(tree, users[mount.id_maps])
     return tree
 
 

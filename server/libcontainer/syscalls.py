@@ -48,6 +48,7 @@ MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_ATIME = 0x00000070
 """The mask of the three ways to keep access times, of which relatime is 0."""
 MOUNT_ATTR_NODIRATIME = 0x00000080
+MOUNT_ATTR_IDMAP = 0x00100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
 
 RESOLVE_NO_XDEV = 0x01
@@ -303,6 +304,12 @@ def move_mount(mount_fd: int, target_fd: int) -> None:
     """Attach a detached mount on what `target_fd` (O_PATH will do) refers to."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     _checked(_move_mount(mount_fd, b"", target_fd, b"", flags))
+
+
+def map_mount(fd: int, user_namespace: int) -> None:
+    """Show the files of a detached tree of mounts with the owners that they have by the map of a user namespace."""
+    change = _MountAttr(MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    _checked(_mount_setattr(fd, b"", AT_EMPTY_PATH | AT_RECURSIVE, change, ctypes.sizeof(change)))
 
 
 def mount_setattr(fd: int, attr_set: int, attr_clear: int = 0, propagation: int = 0, *, recursive: bool) -> None:

@@ -83,12 +83,13 @@ def resolve(root: int, user: Mapping[str, Any], *, want_home: bool = True) -> Us
     `username`, if there is one, is `user[:group]`, each a name or a number, and decides; else `uid` and `gid` do.
     `additionalGids` are added. As with Docker a user without `:group` gets its groups from the group file, a number need
     not be known, and the main group is among the supplementary ones. Without `want_home` a
-    user given by numbers is not looked up. Raises StartError.
+    user given by numbers is not looked up. `groups` is not of OCI: `merge` takes the group file's beside a main group that was named, too,
+    `strict` never takes them. Raises StartError.
     """
     username = user.get("username") or ""
     additional = tuple(user.get("additionalGids") or ())
     if username:
-        found = resolve_name(username, _Files(root))
+        found = resolve_name(username, _Files(root), user.get("groups") or "")
     else:
         uid = _numeric(user.get("uid", 0))
         found = User(uid, _numeric(user.get("gid", 0)), (), _home(root, uid) if want_home else "/")
@@ -115,8 +116,8 @@ class _Files:
             return b""
 
 
-def resolve_name(username: str, files: _Files) -> User:
-    """`user[:group]` by the files."""
+def resolve_name(username: str, files: _Files, policy: str = "") -> User:
+    """`user[:group]` by the files; `policy` is `strict`, `merge` or as Docker has it."""
     name, _, group = username.partition(":")
     number = parse_id(name)
     entry = next((entry for entry in files.passwd() if _names(entry, name, number)), None)
@@ -124,10 +125,10 @@ def resolve_name(username: str, files: _Files) -> User:
         raise _unknown("user", name, "passwd")
     uid = entry.uid if entry else number or 0
     home = entry.home if entry else ""
-    if group:
-        return User(uid, _group_id(group, files), (), home or "/")
-    groups = tuple(line.gid for line in files.group() if entry.name in line.members) if entry else ()
-    return User(uid, entry.gid if entry else 0, groups, home or "/")
+    wanted = entry is not None and policy != "strict" and (policy == "merge" or not group)
+    groups = tuple(line.gid for line in files.group() if entry.name in line.members) if entry and wanted else ()
+    gid = _group_id(group, files) if group else entry.gid if entry else 0
+    return User(uid, gid, groups, home or "/")
 
 
 def _names(entry: PasswdEntry, name: str, number: int | None) -> bool:

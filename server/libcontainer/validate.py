@@ -10,16 +10,13 @@ from moorage.server.libcontainer.errors import StartError
 
 _UNSUPPORTED = (
     "hooks",
-    "linux.uidMappings",
-    "linux.gidMappings",
     "linux.timeOffsets",
     "linux.intelRdt",
     "linux.personality",
     "linux.mountLabel",
     "linux.netDevices",
 )
-_UNSUPPORTED_IN_PROCESS = ("apparmorProfile", "selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity")
-_UNSUPPORTED_IN_MOUNT = ("uidMappings", "gidMappings")
+_UNSUPPORTED_IN_PROCESS = ("scheduler", "ioPriority", "execCPUAffinity")
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -27,10 +24,14 @@ def validate(config: Mapping[str, Any]) -> None:
     for path in _UNSUPPORTED:
         if _at(config, path):
             raise StartError(f"config: {path} is not supported", stage="config", path=path)
+    linux = config.get("linux") or {}
+    joined = any(each["type"] == "user" and each.get("path") for each in linux.get("namespaces") or ())
+    if linux.get("uidMappings") and not joined:
+        raise StartError("config: linux.uidMappings needs a user namespace to join", stage="config")
     for mount in config.get("mounts") or ():
-        for name in _UNSUPPORTED_IN_MOUNT:
-            if mount.get(name):
-                raise StartError(f"config: mounts: {name} is not supported", stage="config", path=mount["destination"])
+        if mount.get("uidMappings") and not {"bind", "rbind"} & {mount.get("type"), *(mount.get("options") or ())}:
+            problem = "config: mounts: only a bind mount can have its IDs mapped"
+            raise StartError(problem, stage="config", path=mount["destination"])
         if not posixpath.isabs(mount.get("destination") or ""):
             raise StartError(f"config: mount destination {mount.get('destination')!r} is not absolute", stage="config")
     if not isinstance(config.get("process"), Mapping):

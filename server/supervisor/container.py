@@ -26,12 +26,14 @@ KILLED = 128
 
 
 class Surroundings(NamedTuple):
-    """What a container finds in its supervisor. `directory` is the pod's own, open."""
+    """What a container finds in its supervisor. `directory` is the pod's own, open, `user` its user namespace, `shm` its /dev/shm."""
 
     loop: Loop
     cgroups: CgroupManager
     directory: int
     oom_score: int
+    user: int | None = None
+    shm: int | None = None
 
 
 class Started(NamedTuple):

@@ -62,6 +62,7 @@ def start_execution(
     loop: Loop,
     container: Container,
     oom_score: int,
+    user: int | None,
     message: Mapping[str, Any],
     fds: Sequence[int],
     connection: Connection,
@@ -81,6 +82,7 @@ def start_execution(
         stdio=Stdio(*fds) if fds else None,
         cgroup=container.cgroup,
         seccomp=container.seccomp,
+        user_namespace=user,
     )
     connection.send(
         {"id": message.get("id"), "pid": child.pid}, () if detach or child.console is None else (child.console,)

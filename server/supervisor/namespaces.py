@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moorage.server.libcontainer import syscalls
+from moorage.server.libcontainer import syscalls, usernamespaces
 from moorage.server.supervisor import netconf
 from moorage.server.supervisor.failures import Failure
 
@@ -21,20 +22,46 @@ SYSCTLS = {
 """The parameters that each namespace has for itself; all others are the host's, and refused."""
 
 
-def enter(namespaces: Sequence[str], hostname: str, sysctls: Mapping[str, str]) -> None:
-    """Leave the host's namespaces for new ones. Raises Failure, OSError."""
+def enter(
+    namespaces: Sequence[str],
+    hostname: str,
+    sysctls: Mapping[str, str],
+    users: Sequence[Mapping[str, int]] = (),
+    groups: Sequence[Mapping[str, int]] = (),
+) -> int | None:
+    """Leave the host's namespaces for new ones, which with `users` belong to a new user namespace. Answers that, open.
+
+    The supervisor itself stays in the host's user namespace. Raises Failure, OSError.
+    """
     unknown = set(namespaces) - FLAGS.keys()
     if unknown:
         raise Failure("InvalidArgument", f"a pod has no {', '.join(sorted(unknown))} namespace")
     for name in sysctls:
         sysctl_path(name, namespaces)
-    syscalls.unshare(sum(FLAGS[name] for name in set(namespaces)))
+    kinds = sum(FLAGS[name] for name in set(namespaces))
+    user = None
+    if users:
+        user = _enter_of_user(kinds, usernamespaces.IdMaps(_triples(users), _triples(groups)))
+    else:
+        syscalls.unshare(kinds)
     if "net" in namespaces:
         netconf.loopback_up()
     if "uts" in namespaces and hostname:
         socket.sethostname(hostname)
     for name, value in sysctls.items():
         _write_sysctl(name, value, sysctl_path(name, namespaces))
+    return user
+
+
+def _enter_of_user(kinds: int, maps: usernamespaces.IdMaps) -> int:
+    with usernamespaces.sleeper(maps, kinds) as (pid, pidfd):
+        if kinds:
+            syscalls.setns(pidfd, kinds)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _triples(maps: Sequence[Mapping[str, int]]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((each["container"], each["host"], each["length"]) for each in maps)
 
 
 def sysctl_path(name: str, namespaces: Sequence[str]) -> Path:

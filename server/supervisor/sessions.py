@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moorage.server.supervisor import netconf
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
+from moorage.server.supervisor.dialling import Dial
 from moorage.server.supervisor.execs import start_execution
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.protocol import MESSAGE, VERSION, Frame, ProtocolError
@@ -115,8 +116,18 @@ def attach(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> No
 def execute(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
     supervisor = session.supervisor
     container = supervisor.container(message["container"])
-    execution = start_execution(supervisor.loop, container, supervisor.oom_score, message, fds, session.connection)
+    execution = start_execution(
+        supervisor.loop, container, supervisor.oom_score, supervisor.user, message, fds, session.connection
+    )
     supervisor.executions[execution.pid] = execution
+
+
+def forget(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
+    session.supervisor.forget(message["container"], lambda: session.connection.send({"id": message.get("id")}))
+
+
+def dial(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
+    Dial(session.supervisor.loop, session.connection, message.get("id"), message["port"])
 
 
 def remove(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
@@ -133,5 +144,7 @@ OPERATIONS: dict[str, Operation] = {
     "reopen": reopen,
     "attach": attach,
     "exec": execute,
+    "forget": forget,
+    "dial": dial,
     "remove": remove,
 }

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from moorage.server.libcontainer import process
+from moorage.server.libcontainer import process, syscalls
 from moorage.server.libcontainer.process import Process, StartError, Stdio
 from moorage.server.supervisor import filters
 from moorage.server.supervisor.children import forked
@@ -45,10 +45,7 @@ def start(around: Surroundings, spec: Mapping[str, Any], stage: Callable[[str], 
     """Start a container as the message of a `start` says; nothing is left when it fails. Raises Failure."""
     ours, theirs = socket.socketpair()
     with contextlib.closing(Channel(ours)) as channel, theirs:
-        pid = forked(
-            lambda kept: _starter(around._replace(directory=kept[1]), spec, kept[0]),
-            (theirs.fileno(), around.directory),
-        )
+        pid = forked(lambda kept: _starter(_carried(around, kept), spec, kept[0]), (theirs.fileno(), *_carry(around)))
         theirs.close()
         # When it has started the container nobody waits for its end: the loop reaps it as any child, and the container after it.
         seccomp, answer = _hear(channel, stage)
@@ -59,6 +56,19 @@ def start(around: Surroundings, spec: Mapping[str, Any], stage: Callable[[str], 
     if "error" in answer.message:
         raise Failure(**answer.message["error"])
     return _started(spec, answer, seccomp)
+
+
+def _carry(around: Surroundings) -> list[int]:
+    """The descriptors that the starter needs."""
+    return [around.directory, *(fd for fd in (around.user, around.shm) if fd is not None)]
+
+
+def _carried(around: Surroundings, kept: list[int]) -> Surroundings:
+    """The same with the numbers that the descriptors have in the starter; the first of those is not of `_carry`."""
+    numbers = iter(kept[1:])
+    directory = next(numbers)
+    user, shm = (None if fd is None else next(numbers) for fd in (around.user, around.shm))
+    return around._replace(directory=directory, user=user, shm=shm)
 
 
 def _hear(channel: Channel, stage: Callable[[str], None]) -> tuple[bytes | None, Frame | None]:
@@ -110,6 +120,7 @@ def _starter(around: Surroundings, spec: Mapping[str, Any], fd: int) -> None:
 
 def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> None:
     identity, config = spec["container"], json.loads(spec["config"])
+    _join_pod(config, around, spec.get("pid_namespace", ""))
     config["process"].setdefault("oomScoreAdj", around.oom_score)
     if spec.get("size"):
         config["process"]["consoleSize"] = {"width": spec["size"][0], "height": spec["size"][1]}
@@ -133,6 +144,23 @@ def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> N
     fds = [child.pidfd, log, *(output for _kind, output in outputs), *([] if stdin is None else [stdin])]
     kinds = [kind for kind, _output in outputs]
     channel.send({"pid": child.pid, "started_ns": started_ns, "kinds": kinds, "stdin": stdin is not None}, fds)
+
+
+def _join_pod(config: dict[str, Any], around: Surroundings, pid_namespace: str) -> None:
+    """Complete a config by what the containers of the pod share."""
+    spaces = config["linux"]["namespaces"]
+    if pid_namespace:
+        spaces[:] = [space for space in spaces if space["type"] != "pid"] + [{"type": "pid", "path": pid_namespace}]
+    if around.user is not None:
+        spaces.append({"type": "user", "path": f"/proc/self/fd/{around.user}"})
+    if around.shm is None:
+        return
+    for mount in config["mounts"]:
+        if mount["destination"] == "/dev/shm" and mount["type"] == "tmpfs" and mount["source"] == "shm":
+            # Linux before 6.15 copies no mount that is attached nowhere: each container has its own then.
+            with contextlib.suppress(OSError):
+                tree = syscalls.open_tree(around.shm, "", recursive=False)
+                mount.update({"type": "tree", "source": str(tree), "options": []})
 
 
 def _filter(profile: str | None, channel: Channel) -> bytes | None:

@@ -23,14 +23,21 @@ from typing import Any
 
 from moorage.server.libcontainer import cgroups, syscalls
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.supervisor import namespaces, oom, starter
+from moorage.server.supervisor import namespaces, oom, podinit, starter
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.container import Container, Surroundings
 from moorage.server.supervisor.execs import Execution
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, watch_children
-from moorage.server.supervisor.protocol import CRASH_LOG, SOCKET_NAME, pack_message, socket_address
+from moorage.server.supervisor.protocol import (
+    CRASH_LOG,
+    EXIT_SUFFIX,
+    SOCKET_NAME,
+    STATE_SUFFIX,
+    pack_message,
+    socket_address,
+)
 from moorage.server.supervisor.sessions import Session
 from moorage.server.supervisor.title import set_title
 
@@ -48,6 +55,7 @@ class Supervisor:
         self.pod_id = pod_id
         self.loop = around.loop
         self.oom_score = around.oom_score
+        self.user = around.user
         self.has_network = has_network
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
@@ -57,6 +65,8 @@ class Supervisor:
         self._watchers: list[Connection] = []
         self._removed: list[Callable[[], None]] = []
         self._linger = LINGER_SECONDS
+        self._init: podinit.Init | None = None
+        self._forgetting: dict[str, list[Callable[[], None]]] = {}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -91,7 +101,8 @@ class Supervisor:
         # Before it runs: its first look at the terminal is to find the size.
         size = next((attachment.size for attachment in waiting if attachment.size), None)
         try:
-            started = starter.start(self._around, {**spec, "size": size}, stage)
+            pid_namespace = self._pid_namespace(spec.get("pid", ""))
+            started = starter.start(self._around, {**spec, "size": size, "pid_namespace": pid_namespace}, stage)
         except Exception as error:
             for attachment in waiting:
                 attachment.fail(error)
@@ -102,6 +113,32 @@ class Supervisor:
         for attachment in waiting:
             container.attach(attachment)
         return container
+
+    def _pid_namespace(self, wanted: str) -> str:
+        """The path of the PID namespace to be born in; empty for that of the config. Raises Failure."""
+        if wanted in ("", "host"):
+            return ""
+        if wanted == "pod":
+            if self._init is None:
+                self._init = podinit.start(self._around.user)
+            return f"/proc/{self._init.pid}/ns/pid"
+        target = self.container(wanted)
+        if target.ending:
+            raise Failure("FailedPrecondition", f"container {wanted}, whose PID namespace is wanted, has ended")
+        return f"/proc/{target.pid}/ns/pid"
+
+    def forget(self, identity: str, forgotten: Callable[[], None]) -> None:
+        """Kill what runs of a container; when it has ended forget that there was one, and call `forgotten`."""
+        container = self.containers.get(identity)
+        if container is not None and container.status is None:
+            self._forgetting.setdefault(identity, []).append(forgotten)
+            container.kill()
+            return
+        self.containers.pop(identity, None)
+        for suffix in (STATE_SUFFIX, EXIT_SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(identity + suffix, dir_fd=self._around.directory)
+        forgotten()
 
     def attach(self, identity: str, attachment: Attachment) -> None:
         """Connect to a container, now or when it is started."""
@@ -139,6 +176,8 @@ class Supervisor:
     def _ended(self, container: Container) -> None:
         for watcher in tuple(self._watchers):
             watcher.send({"event": "exit", "container": container.describe()})
+        for forgotten in self._forgetting.pop(container.id, []):
+            self.forget(container.id, forgotten)
         if self._removed:
             self._stop_when_gone()
 
@@ -151,13 +190,15 @@ class Supervisor:
             self._linger -= LINGER_STEP
             self.loop.call_later(LINGER_STEP, self._stop_when_gone)
             return
+        if self._init is not None:
+            self._init.end()
         for removed in self._removed:
             removed()
         self.loop.stop()
 
 
 def run(spec: Mapping[str, Any], reply: int, directory: int) -> None:
-    """The life of a supervisor's process. `spec` has `id`, `hostname`, `namespaces`, `sysctls`; the pod's directory is open at `directory`;
+    """The life of a supervisor's process. `spec` is `execdriver.base.PodSpec`; the pod's directory is open at `directory`;
     `reply` is told {"pid"} when the supervisor listens, or an error, and is a watch from then on."""
     sock = socket.socket(fileno=reply)
     try:
@@ -182,14 +223,23 @@ def _set_up(spec: Mapping[str, Any], directory: int) -> tuple[Loop, Supervisor]:
     gc.enable()
     set_title(f"moorage-supervisor {spec['id'][:12]}")
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    namespaces.enter(spec["namespaces"], spec["hostname"], spec["sysctls"])
-    loop = Loop()
-    supervisor = Supervisor(
-        spec["id"], Surroundings(loop, cgroup_manager(), directory, oom.usual()), "net" in spec["namespaces"]
+    spaces = spec["namespaces"]
+    user = namespaces.enter(
+        spaces, spec["hostname"], spec["sysctls"], spec.get("users") or (), spec.get("groups") or ()
     )
+    shm = _shared_memory(spec["shm_size"]) if spec.get("shm_size") else None
+    loop = Loop()
+    around = Surroundings(loop, cgroup_manager(), directory, oom.usual(), user, shm)
+    supervisor = Supervisor(spec["id"], around, "net" in spaces)
     watch_children(loop, supervisor.child_ended)
     _listen(loop, supervisor, directory)
     return loop, supervisor
+
+
+def _shared_memory(size: int) -> int:
+    """A detached file system for /dev/shm."""
+    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+    return syscalls.new_mount("tmpfs", "shm", [("mode", "1777"), ("size", str(size))], attributes)
 
 
 def _listen(loop: Loop, supervisor: Supervisor, directory: int) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +12,9 @@ from typing import Any, cast
 import pytest
 
 from moorage.server.config import Config
-from moorage.server.daemon import Daemon, Rooms, assemble
+from moorage.server.daemon import Rooms
 from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
-from moorage.server.engine.job import Context
 from moorage.server.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -29,7 +27,6 @@ from moorage.server.errors import (
 from moorage.server.execdriver.base import ContainerStatus, Pod, PodStatus
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.main import serve
 from moorage.server.model import (
     ContainerConfig,
     ExitStatus,
@@ -37,77 +34,34 @@ from moorage.server.model import (
     LogConfig,
     Mount,
     NetworkAttachment,
-    PodConfig,
     PortMapping,
     Resources,
     Security,
 )
 from moorage.server.networkdriver.passive import PassiveDriver
+from tests.enginehouse import EngineHouse, pod_config
 from tests.fakekernel import IMAGE, IMAGE_ID, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller
 
-CALLER = Context("test")
-_numbers = itertools.count()
 
-
-class Engine:
-    """A daemon over fakes, on the test's own loop, asked by commands."""
+class Engine(EngineHouse):
+    """Over fakes, which stay the same at the next start."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root, self._fakes)
         self.kernel, self.graph, self.cgroups = FakeExecDriver(), FakeGraph(), FakeCgroups()
-        self.daemon: Daemon
+        self.instance = self.config.instance
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """From a start of the daemon to its end."""
-        config = Config(root=str(self.root), state=str(self.root), shutdown_seconds=1)
-        self.instance = config.instance
-        with ExitStack() as stack:
-            db = GraphDB(self.root / "graph.db")
-            stack.callback(db.close)
-            rooms = Rooms(
-                db=db,
-                graph=cast(Any, self.graph),
-                puller=cast(Any, FakePuller(IMAGE)),
-                exec_driver=self.kernel,
-                network_drivers={name: PassiveDriver(db, cast(Any, name)) for name in ("bridge", "host", "none")},
-                cgroups=cast(CgroupManager, self.cgroups),
-            )
-            self.daemon = assemble(config, rooms, stack)
-            serving = asyncio.Event()
-            self.daemon.api.on_serving = serving.set
-            task = asyncio.create_task(serve(config, self.daemon))
-            await serving.wait()
-            try:
-                yield
-            finally:
-                self.daemon.api.stop()
-                await task
-
-    async def run(self, command: Any) -> Any:
-        return await self.daemon.engine.run(command, CALLER)
-
-    async def pod(self, **fields: Any) -> str:
-        return cast(str, await self.run(pods.RunPod(pod_config(**fields))))
-
-    async def container(self, pod_id: str, *command: str, name: str = "main", **fields: Any) -> str:
-        config = ContainerConfig("base", command=command or ("sleep",), metadata_name=name, **fields)
-        return cast(str, (await self.run(commands.Create("", config, pod_id))).id)
-
-    async def started(self, pod_id: str, *command: str, **fields: Any) -> str:
-        container = await self.container(pod_id, *command, **fields)
-        await self.run(commands.Start(container))
-        return container
-
-    async def state(self, container: str) -> str:
-        return cast(str, (await self.run(commands.InspectContainer(container))).state)
-
-    def events(self) -> list[tuple[str, str, str]]:
-        return [(event.kind, event.action, event.id) for event in self.daemon.rooms.db.events(0, 1000)]
-
-
-def pod_config(**fields: Any) -> PodConfig:
-    return PodConfig(**{"name": f"pod{next(_numbers)}", "namespace": "default", "uid": "u", **fields})
+    def _fakes(self, config: Config, stack: ExitStack) -> Rooms:
+        db = GraphDB(self.root / "graph.db")
+        stack.callback(db.close)
+        return Rooms(
+            db=db,
+            graph=cast(Any, self.graph),
+            puller=cast(Any, FakePuller(IMAGE)),
+            exec_driver=self.kernel,
+            network_drivers={name: PassiveDriver(db, cast(Any, name)) for name in ("bridge", "host", "none")},
+            cgroups=cast(CgroupManager, self.cgroups),
+        )
 
 
 @pytest.fixture
@@ -124,7 +78,7 @@ async def test_a_pod_from_run_to_remove(engine: Engine) -> None:
     assert pod.pid > 0
     assert engine.kernel.pod_specs[pod_id].namespaces == {"net", "ipc", "uts"}
     assert ("create", f"/kubepods/{pod_id}", {}) in engine.cgroups.calls
-    assert (engine.root / "pods" / pod_id / "hostname").read_text() == "box\n"
+    assert (engine.root / "podfiles" / pod_id / "hostname").read_text() == "box\n"
     await engine.run(pods.StopPod(pod_id))
     await engine.run(pods.StopPod(pod_id))
     stopped = await engine.run(pods.InspectPod(pod_id))
@@ -133,7 +87,7 @@ async def test_a_pod_from_run_to_remove(engine: Engine) -> None:
     await engine.run(pods.RemovePod(pod_id))
     await engine.run(pods.RemovePod(pod_id))
     assert await engine.run(pods.ListPods()) == []
-    assert not (engine.root / "pods" / pod_id).exists()
+    assert not (engine.root / "podfiles" / pod_id).exists()
     told = [action for kind, action, subject in engine.events() if subject == pod_id]
     assert told == ["create", "start", "stop", "remove"]
     with pytest.raises(NotFound):
@@ -204,7 +158,7 @@ async def test_containers_share_a_pod_and_outlive_one_another(engine: Engine) ->
     assert spec.config["linux"]["cgroupsPath"] == f"/{engine.instance}/{pod_id}/{two}"
     assert "HOSTNAME=box" in spec.config["process"]["env"]
     binds = {mount["destination"]: mount["source"] for mount in spec.config["mounts"]}
-    assert binds["/etc/hosts"] == str(engine.root / "pods" / pod_id / "hosts")
+    assert binds["/etc/hosts"] == str(engine.root / "podfiles" / pod_id / "hosts")
     await engine.run(commands.Stop(one, 5))
     assert (await engine.state(one), await engine.state(two)) == ("exited", "running")
     assert ("remove_pod", pod_id) not in engine.kernel.calls

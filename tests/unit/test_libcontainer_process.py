@@ -236,7 +236,7 @@ def test_reading_inside_a_root(tmp_path: Path) -> None:
         {"process": {"args": ["a\0"]}},
         {"process": {"args": ["a"], "env": ["a=\0"]}},
         {"process": {"args": ["a"], "cwd": "b"}},
-        {"process": {"args": ["a"], "selinuxLabel": "x"}},
+        {"process": {"args": ["a"], "scheduler": {"policy": "SCHED_FIFO"}}},
         {"mounts": [{"destination": "x"}]},
         {"mounts": [{"destination": "/x", "uidMappings": [{}]}]},
     ],
