@@ -335,7 +335,9 @@ class Unpacker:
             self.implicit.add(path)
             self._implicit_bytes += len(path)
             if self._implicit_bytes > MAX_IMPLICIT:
-                raise Failure("ResourceExhausted", "cannot unpack layer: too many directories have no entry of their own")
+                raise Failure(
+                    "ResourceExhausted", "cannot unpack layer: too many directories have no entry of their own"
+                )
 
     def _set_directory_times(self) -> None:
         # At the end, as the times of a directory change while it is filled.
