@@ -47,7 +47,7 @@ soak: $(STAMP) ## run the long tests: 200 cycles of run and remove
 clients: $(STAMP) ## build clients in Go and Node, and run containers and pods with them (as root; needs go, node and npm)
 	$(BIN)/pytest -m clients tests/clients $(PYTEST_ARGS)
 
-readme: $(STAMP) ## run the commands that the README shows
+readme: $(STAMP) ## run the commands that README.md and docs/kubernetes.md show
 	$(BIN)/python -m tools.readme
 
 demo: $(STAMP) ## pull, run, serve, survive a SIGKILL, stop, remove; nothing is left behind

@@ -1,9 +1,9 @@
-"""Run the commands the README shows, against a daemon and a registry of their own, and compare what they print.
+"""Run the commands that README.md and docs/kubernetes.md show, against a daemon and a registry of their own, and compare what they print.
 
 Every ```console block is one session: a line that starts with `$ ` is a command, the lines below it are its output, in which `…`
 stands for anything and the number of spaces does not count. Commands must succeed, or exit as a line `(exit N)` below them says. The
-daemon's address is put in place of the default one; images of docker.io come from a registry on loopback. Commands whose program is
-not installed are skipped, and that is said.
+daemon's address is put in place of the default ones; images of docker.io come from a registry on loopback. A session with a program that
+is not installed is skipped, and that is said.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from tests.daemon import Daemon
 from tests.images import build_busybox, push
 from tests.registry import LoopbackRegistry
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-DEFAULT_HOST = "unix:///run/moorage/moorage.sock"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/kubernetes.md")
+DEFAULT_HOST = re.compile(r"unix:///run/moorage/(moorage|cri)\.sock")
+CRICTL = ROOT / "tools/packaging/crictl.yaml"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXIT = re.compile(r"\(exit (\d+)\)")
 SECONDS = 60
@@ -42,7 +44,7 @@ class Command:
         return shlex.split(self.text)[0]
 
     def faults(self, status: int, printed: str) -> list[str]:
-        """What is not as the README says."""
+        """What is not as the page says."""
         found = [] if status == self.exit else [f"exit {status} instead of {self.exit}"]
         pattern = "\n".join(re.escape(_words(line)).replace("…", ".*") for line in self.output)
         lines = "\n".join(_words(line) for line in printed.rstrip().splitlines())
@@ -56,29 +58,27 @@ def _words(line: str) -> str:
     return " ".join(line.split())
 
 
-def commands(text: str) -> Iterator[Command]:
-    """The commands of a README, in order."""
+def sessions(text: str) -> Iterator[list[Command]]:
+    """The commands of a page's blocks, in order."""
     for block in BLOCK.findall(text):
-        command: Command | None = None
+        session: list[Command] = []
         for line in block.splitlines():
             if line.startswith("$ "):
-                if command:
-                    yield command
-                command = Command(line[2:])
-            elif command and (match := EXIT.fullmatch(line)):
-                command.exit = int(match[1])
-            elif command and command.text.endswith("\\"):
-                command.text += "\n" + line.removeprefix("> ")
-            elif command:
-                command.output.append(line)
-        if command:
-            yield command
+                session.append(Command(line[2:]))
+            elif session and (match := EXIT.fullmatch(line)):
+                session[-1].exit = int(match[1])
+            elif session and session[-1].text.endswith("\\"):
+                session[-1].text += "\n" + line.removeprefix("> ")
+            elif session:
+                session[-1].output.append(line)
+        yield session
 
 
 def run(command: Command, environment: dict[str, str], host: str) -> list[str]:
     """Run it; answers what was wrong."""
     done = subprocess.run(
-        ["/bin/bash", "-c", command.text.replace(DEFAULT_HOST, host)],
+        ["/bin/bash", "-c", DEFAULT_HOST.sub(host, command.text)],
+        cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -96,18 +96,24 @@ def main() -> int:
         print("readme: needs root, as containers do", file=sys.stderr)
         return 1
     faults: list[str] = []
-    shown = list(commands(README.read_text()))
+    ran = 0
     with LoopbackRegistry() as registry, Daemon.temporary({"docker.io": registry.url}) as daemon:
         push(registry.url, "library/busybox", "latest", build_busybox())
-        for command in shown:
-            if shutil.which(command.program, path=daemon.environment["PATH"]) is None:
-                print(f"$ {command.text}\n(skipped: {command.program} is not installed)")
+        crictl = daemon.directory / "crictl.yaml"
+        crictl.write_text(DEFAULT_HOST.sub(daemon.url, CRICTL.read_text()))
+        environment = {**daemon.environment, "CRI_CONFIG_FILE": str(crictl)}
+        for session in (session for page in PAGES for session in sessions(page.read_text())):
+            missing = {each.program for each in session if shutil.which(each.program, path=environment["PATH"]) is None}
+            if missing:
+                print(f"(skipped, for {', '.join(sorted(missing))} is not installed: {len(session)} commands)")
                 continue
-            faults += run(command, daemon.environment, daemon.url)
+            for command in session:
+                faults += run(command, environment, daemon.url)
+                ran += 1
     for fault in faults:
         print(f"readme: {fault}", file=sys.stderr)
-    print(f"{len(shown)} commands of {README.name}, {len(faults)} not as shown")
-    return 1 if faults or not shown else 0
+    print(f"{ran} commands of {' and '.join(page.name for page in PAGES)}, {len(faults)} not as shown")
+    return 1 if faults or not ran else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ PROTOS = HERE.parents[1] / "protos"
 FILES = ("moorage/v1/image.proto", "moorage/v1/runtime.proto", "moorage/cri/v1/api.proto")
 MODULE = "example.org/moorage/clients"
 PLUGINS = ("google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/grpc/cmd/protoc-gen-go-grpc")
+GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"
 
 
 def build_go(directory: Path) -> list[str]:
@@ -25,7 +26,7 @@ def build_go(directory: Path) -> list[str]:
     options = [f"--{plugin}_opt={option}" for plugin in ("go", "go-grpc") for option in _go_options()]
     outputs = [f"--{plugin}_out={directory}" for plugin in ("go", "go-grpc")]
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *outputs, *options, *FILES]
-    _run(protoc, directory, path=f"{programs}:{os.environ['PATH']}")
+    _run(protoc, directory, PATH=f"{programs}:{os.environ['PATH']}")
     _run(["go", "vet", "."], directory)
     _run(["go", "build", "-o", "client", "."], directory)
     return [str(directory / "client")]
@@ -43,7 +44,13 @@ def build_node(directory: Path) -> list[str]:
     return ["node", str(directory / "client.js")]
 
 
-def _run(command: Sequence[str], directory: Path, path: str = "") -> None:
-    environment = {**os.environ, "PATH": path} if path else None
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+def build_grpcurl(directory: Path) -> Path:
+    """The directory that holds `grpcurl`."""
+    directory.mkdir()
+    _run(["go", "install", GRPCURL], directory, GOBIN=str(directory))
+    return directory
+
+
+def _run(command: Sequence[str], directory: Path, **environment: str) -> None:
+    done = subprocess.run(command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,19 +35,20 @@ class Client:
         return seen
 
 
-def _built(language: str, tools: tuple[str, ...], how: Callable[[Path], list[str]], directory: Path) -> Client:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
+def need(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    return Client(language, how(directory / language))
 
 
 @pytest.fixture(scope="session", params=["go", "node"])
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Client:
     directory = tmp_path_factory.mktemp("moorage-clients")
     if request.param == "go":
-        return _built("go", ("go",), build.build_go, directory)
-    return _built("node", ("node", "npm"), build.build_node, directory)
+        need("go")
+        return Client("go", build.build_go(directory / "go"))
+    need("node", "npm")
+    return Client("node", build.build_node(directory / "node"))
 
 
 def test_a_container_runs_to_its_end(client: Client, daemon: Daemon) -> None:

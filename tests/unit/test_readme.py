@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.readme import Command, commands
+from tools.readme import Command, sessions
 
 TEXT = """Words.
 
@@ -16,16 +16,18 @@ $ moorage run --rm busybox \\
 hello
 $ false
 (exit 1)
+```
+
+```console
 $ true
 ```
 """
 
 
 def test_commands_are_read_with_output_and_exit() -> None:
-    assert list(commands(TEXT)) == [
-        Command("moorage run --rm busybox \\\necho hello", ["hello"]),
-        Command("false", [], 1),
-        Command("true"),
+    assert list(sessions(TEXT)) == [
+        [Command("moorage run --rm busybox \\\necho hello", ["hello"]), Command("false", [], 1)],
+        [Command("true")],
     ]
 
 
