@@ -312,6 +312,8 @@ class Lifecycle:
         if container.state == "running":
             if not container.pod_id:
                 self.release(job.stage, container)
+            elif command.status.reason == "Unknown":
+                self._pods.lost(container.pod_id)
             job.stage("commit")
             container = self._containers.ended(container, command.status)
             if container.state == "removing":

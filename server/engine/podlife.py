@@ -208,12 +208,6 @@ class PodLife:
             raise InvalidArgument(f"{command.port} is not a port", field="port")
         return self._exec.dial(self._pods.ready(command.id).id, command.port)
 
-    def lost(self, pod_id: str) -> None:
-        """The pod's supervisor has died, and with it all that ran there."""
-        pod = self._pods.find(pod_id)
-        if pod is not None and pod.state == "ready":
-            self._pods.save(replace(pod, state="notready"))
-
 
 def _spec(pod: PodRecord) -> PodSpec:
     config = pod.config

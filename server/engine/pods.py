@@ -5,6 +5,8 @@ A pod is a node of the GraphDB; the edge `pod-name`, named `namespace/name/uid/a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moorage.server.engine.containers import POD_KIND as KIND
 from moorage.server.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.graph.graphdb import GraphDB, Transaction
@@ -84,6 +86,12 @@ class Pods:
             for action in actions:
                 self._event(tx, pod, action)
         return pod
+
+    def lost(self, pod_id: str) -> None:
+        """The pod's supervisor has died, and with it all that ran there."""
+        pod = self.find(pod_id)
+        if pod is not None and pod.state == "ready":
+            self.save(replace(pod, state="notready"))
 
     def delete(self, pod: PodRecord, *actions: str) -> None:
         """Forget a pod that no container is left of; its names are free again."""
