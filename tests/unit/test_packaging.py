@@ -9,6 +9,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,19 @@ def test_the_configuration_is_an_example_too(tmp_path: Path) -> None:
     path = tmp_path / "moorage.toml"
     path.write_text(re.sub(r"^# (\[\[|\w+ = )", r"\1", text, flags=re.MULTILINE))
     assert [mirror.host for mirror in config.load(str(path), {}).registry.mirrors] == ["registry.example"]
+
+
+def test_the_documented_configuration_is_read_and_whole(tmp_path: Path) -> None:
+    text = (PACKAGING.parents[1] / "docs/configuration.md").read_text()
+    path = tmp_path / "moorage.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    config.load(str(path), {})
+    documented = tomllib.loads(path.read_text())
+    assert {each.name for each in fields(config.Config)} == set(documented)
+    for section in (config.Cri, config.Tls, config.NetworkPool):
+        assert {each.name for each in fields(section)} in [
+            set(value) for value in documented.values() if type(value) is dict
+        ]
 
 
 def test_installation_puts_all_in_place_and_keeps_configuration(tmp_path: Path) -> None:
