@@ -42,6 +42,7 @@ class Stats:
         self._samplers: dict[tuple[str, int], Sampler] = {}
         self._samples: dict[str, commands.Sample] = {}
         self._pod_samples: dict[str, PodSample] = {}
+        self._sampled: set[tuple[str, int]] = set()
         self._taken = 0.0
         self._host_memory = psutil.virtual_memory().total
 
@@ -71,11 +72,14 @@ class Stats:
         self._samplers.clear()
 
     def _sample(self) -> dict[str, commands.Sample]:
+        """What is newer than the last sample has it taken again, however young it is."""
         now = time.monotonic()
-        if now - self._taken >= FRESH_SECONDS:
-            running = [c for c in self._containers.all() if c.state == "running"]
-            ready = [pod for pod in self._pods.all() if pod.state == "ready"]
-            self._drop_others({*((c.id, c.started_ns) for c in running), *((p.id, p.created_ns) for p in ready)})
+        running = [c for c in self._containers.all() if c.state == "running"]
+        ready = [pod for pod in self._pods.all() if pod.state == "ready"]
+        keys = {*((c.id, c.started_ns) for c in running), *((p.id, p.created_ns) for p in ready)}
+        if now - self._taken >= FRESH_SECONDS or not keys <= self._sampled:
+            self._drop_others(keys)
+            self._sampled = keys
             links = read_counters()
             self._sample_containers(running, links)
             self._sample_pods(ready, links)

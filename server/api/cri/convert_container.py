@@ -232,7 +232,8 @@ def _end(value: Container) -> ExitStatus | None:
     if container_state(value) != pb.CONTAINER_EXITED:
         return None
     end = value.exit or _UNKNOWN_END
-    finished = end.finished_ns or value.started_ns or value.created_ns
+    # A clock that was set back must not make it end before it began.
+    finished = max(end.finished_ns, value.started_ns, value.created_ns)
     code = START_ERROR_CODE if end.reason == "StartError" else end.exit_code
     return ExitStatus(code, finished, end.oom_killed, end.reason, end.error)
 

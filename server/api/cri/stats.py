@@ -161,7 +161,7 @@ class StatsCalls(Calls):
                 memory=pb.MemoryUsage(
                     timestamp=when, working_set_bytes=_value(sample.working_set), usage_bytes=_value(sample.memory)
                 ),
-                network=_network(sample, when) if config.network == "pod" else None,
+                network=_network(sample, when),
                 process=pb.ProcessUsage(timestamp=when, process_count=_value(sample.pids)),
                 containers=members,
             ),
@@ -209,9 +209,13 @@ def _cpu(when: int, used: int, rate: int | None) -> pb.CpuUsage:
     )
 
 
-def _network(sample: pods.PodSample, when: int) -> pb.NetworkUsage:
+def _network(sample: pods.PodSample, when: int) -> pb.NetworkUsage | None:
+    """None for a pod without an interface of its own."""
+    endpoint = sample.pod.endpoint
+    if endpoint is None or not endpoint.host_interface:
+        return None
     interface = pb.NetworkInterfaceUsage(
-        name=sample.pod.endpoint.interface if sample.pod.endpoint else "eth0",
+        name=endpoint.interface,
         rx_bytes=_value(sample.rx_bytes),
         tx_bytes=_value(sample.tx_bytes),
     )
