@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from moorage.server.engine.engine import Engine, Lane, Verb
 from moorage.server.engine.job import Command, Context, Job, JobState, StreamCommand
 from moorage.server.engine.metrics import Metrics
