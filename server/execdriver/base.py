@@ -53,7 +53,7 @@ class ContainerSpec:
     config: dict[str, Any]
     rootfs: Sequence[Mapping[str, Any]]
     log_path: str
-    log: LogConfig = LogConfig()
+    log: LogConfig = field(default_factory=LogConfig)
     stdin_open: bool = False
     stdin_once: bool = False
     init: bool = False
@@ -175,7 +175,10 @@ class ExecDriver(Protocol):
         ...
 
     def start(self, pod_id: str, spec: ContainerSpec, stage: Callable[[str], None]) -> Started:
-        """Start a container. Raises FailedPrecondition with metadata `exit_code` 126, 127 or 128, `stage`, `path`, `errno`; nothing is left then."""
+        """Start a container.
+
+        Raises FailedPrecondition with metadata `exit_code` 126, 127 or 128, `stage`, `path`, `errno`; nothing is left then.
+        """
         ...
 
     def signal(self, pod_id: str, container_id: str, number: int) -> None:

@@ -64,6 +64,9 @@ class MemoryDriver:
     def create(self, container_id: str, parent: str) -> None:
         self.writable[container_id] = parent
 
+    def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
+        return (RootfsMount("bind", f"/nowhere/{chain_id}"),)
+
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", self.writable[container_id], ("bind",)),)
 
