@@ -88,7 +88,7 @@ class Containers:
             if container.pod_id:
                 pod = tx.get(POD_KIND, container.pod_id, PodRecord)
                 if pod is None or pod.state != "ready":
-                    raise FailedPrecondition(f"pod {container.pod_id[:12]} is not ready", pod=container.pod_id)
+                    raise FailedPrecondition(f"pod {container.pod_id} is not ready", pod=container.pod_id)
                 tx.link(POD, container.id, container.pod_id, source=container.id)
             self._event(tx, container, "create", image=container.config.image)
 

@@ -18,8 +18,8 @@ def name(config: ContainerConfig, pod: PodRecord) -> str:
 
 
 def hostname(pod: PodConfig) -> str:
-    """What a pod calls itself: the host's name with the host's network."""
-    return socket.gethostname() if pod.network == "host" else pod.hostname
+    """What a pod calls itself: the host's name with the host's network, or when it is given none."""
+    return socket.gethostname() if pod.network == "host" or not pod.hostname else pod.hostname
 
 
 def join(container: Container, pod: PodRecord, containers: Containers, images: Callable[[str], Image]) -> Container:
@@ -46,8 +46,8 @@ def check_target(container: Container, containers: Containers) -> None:
         return
     target = containers.get(wanted)
     if target.pod_id != container.pod_id:
-        raise InvalidArgument(f"container {target.name}, whose PID namespace is wanted, is not of the same pod")
+        raise InvalidArgument(f"container {target.id}, whose PID namespace is wanted, is not of the same pod")
     if target.state != "running":
         raise FailedPrecondition(
-            f"container {target.name}, whose PID namespace is wanted, is not running", state=target.state
+            f"container {target.id}, whose PID namespace is wanted, is not running", state=target.state
         )

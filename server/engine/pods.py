@@ -62,7 +62,7 @@ class Pods:
         """The same, of a pod that containers can be run in. Raises FailedPrecondition too."""
         pod = self.get(text)
         if pod.state != "ready":
-            raise FailedPrecondition(f"pod {pod.id[:12]} is not ready", pod=pod.id, state=pod.state)
+            raise FailedPrecondition(f"pod {pod.id} is not ready", pod=pod.id, state=pod.state)
         return pod
 
     def add(self, pod: PodRecord) -> None:
@@ -71,7 +71,7 @@ class Pods:
             taken = tx.lookup(NAME, key(pod.config))
             if taken is not None:
                 raise AlreadyExists(
-                    f"pod {key(pod.config)} exists: {taken[:12]}",
+                    f"pod {key(pod.config)} exists: {taken}",
                     reason="NAME_IN_USE",
                     hint="remove that pod, or count its attempt up",
                     pod=taken,

@@ -94,9 +94,9 @@ def build(
 
 
 def _paths(given: Sequence[str] | None, usual: str, privileged: bool) -> list[str]:
-    if given is not None:
-        return list(given)
-    return [] if privileged else usual.split()
+    if privileged:
+        return []
+    return usual.split() if given is None else list(given)
 
 
 def pod_sysctls(host_network: bool) -> dict[str, str]:

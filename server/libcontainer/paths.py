@@ -75,7 +75,7 @@ def open_file(root: int, path: str) -> int:
 
 
 def read_file(root: int, path: str, limit: int) -> bytes:
-    """Read a regular file inside `root` that is no symbolic link.
+    """Read a regular file inside `root` that is no symbolic link; one that is masked is empty.
 
     Raises FileNotFoundError when there is none, StartError when it is of another kind or has more than `limit` bytes.
     """
@@ -90,6 +90,9 @@ def read_file(root: int, path: str, limit: int) -> bytes:
         raise StartError(f"cannot read {path}: {os.strerror(number).lower()}", errno=number, path=path) from error
     try:
         status = os.fstat(fd)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+            # The null device, which covers what is masked.
+            return b""
         if not stat.S_ISREG(status.st_mode):
             raise StartError(f"cannot read {path}: it is not a regular file", path=path)
         if status.st_size > limit:
