@@ -7,6 +7,7 @@ graph_driver = "auto"                # overlay, vfs
 log_level = "info"
 metrics = "127.0.0.1:9323"           # Prometheus; empty for none
 channelz = false
+spares = 2                           # pods forked ahead, to be up sooner
 [network]
 pool = "10.210.0.0/16"               # networks get their subnets from it
 subnet_prefix = 20
@@ -38,6 +39,7 @@ from moorage.server.errors import FailedPrecondition, InvalidArgument
 from moorage.server.registry import config as registry
 
 DEFAULT_ROOT = "/var/lib/moorage"
+MAX_SPARES = 64
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -87,6 +89,7 @@ class Config:
     log_format: str = "logfmt"
     metrics: str = ""
     channelz: bool = False
+    spares: int = 2
     insecure_loopback: bool = False
     shutdown_seconds: int = 10
     network: NetworkPool = NetworkPool()
@@ -161,4 +164,6 @@ def _checked(config: Config) -> Config:
         raise InvalidArgument(f"[cri] cgroup_driver must be cgroupfs, not {config.cri.cgroup_driver!r}")
     if bool(config.cri.stream_cert) != bool(config.cri.stream_key):
         raise InvalidArgument("[cri] stream_cert and stream_key go together")
+    if not 0 <= config.spares <= MAX_SPARES:
+        raise InvalidArgument(f"spares must be 0 to {MAX_SPARES}, not {config.spares}")
     return config

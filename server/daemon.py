@@ -87,7 +87,7 @@ class Daemon:
 def furnish(config: Config, stack: ExitStack) -> Rooms:
     """The real rooms, on this host. What must be closed goes on the stack."""
     root, instance = Path(config.root), config.instance
-    spawner = SpawnerClient()
+    spawner = SpawnerClient(config.spares)
     spawner.start()
     stack.callback(spawner.close)
     spawner.prime(default_seccomp())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 PREFIX = "moorage"
+SPARE = "moorage-spare"
 LINKS = (PREFIX, "mveth")
 DIRECTORIES = ("/run", "/run/netns", "/var/lib", "/dev/shm")
 
@@ -107,6 +108,9 @@ def _our_processes() -> Iterator[int]:
     family = set(_ancestors(os.getpid()))
     for pid, line in _command_lines():
         if pid in family:
+            continue
+        # What the spawner has ready comes and goes by itself.
+        if line == SPARE:
             continue
         if PREFIX in line or f"/{PREFIX}" in _read(f"/proc/{pid}/cgroup"):
             yield pid

@@ -69,15 +69,19 @@ class Job:
     _begun: int = field(default_factory=time.monotonic_ns)
     _ended: int = 0
 
-    def stage(self, name: str) -> None:
-        """The work enters the stage `name`; the stage before it, if any, ends. Raises when the job is cancelled."""
-        self._close_stage()
-        self.stages.append(Stage(name, time.monotonic_ns()))
+    def stage(self, name: str, at_ns: int = 0) -> None:
+        """The work enters the stage `name`, or has at `at_ns` (on `time.monotonic_ns`'s clock); the stage before it, if any, ends.
+
+        Raises when the job is cancelled.
+        """
+        at_ns = at_ns or time.monotonic_ns()
+        self._close_stage(at_ns)
+        self.stages.append(Stage(name, at_ns))
         self.cancel.check()
 
     def end(self, state: JobState, error: str = "") -> None:
         """The work has ended."""
-        self._close_stage()
+        self._close_stage(time.monotonic_ns())
         self.state, self.error, self._ended = state, error, time.monotonic_ns()
 
     @property
@@ -85,6 +89,6 @@ class Job:
         """Time since it was asked for, or until its end."""
         return (self._ended or time.monotonic_ns()) - self._begun
 
-    def _close_stage(self) -> None:
+    def _close_stage(self, at_ns: int) -> None:
         if self.stages and not self.stages[-1].duration:
-            self.stages[-1].duration = time.monotonic_ns() - self.stages[-1].started
+            self.stages[-1].duration = at_ns - self.stages[-1].started

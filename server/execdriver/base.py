@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import ExitStatus, IdMap, LogConfig
 from moorage.server.networkdriver.base import InterfaceConfig
 
@@ -174,8 +175,8 @@ class ExecDriver(Protocol):
         """Set up addresses and routes inside the pod's network namespace (`lo` is up already)."""
         ...
 
-    def start(self, pod_id: str, spec: ContainerSpec, stage: Callable[[str], None]) -> Started:
-        """Start a container.
+    def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
+        """Start a container; stages may be told as they begin, or at the end with the time they began.
 
         Raises FailedPrecondition with metadata `exit_code` 126, 127 or 128, `stage`, `path`, `errno`; nothing is left then.
         """

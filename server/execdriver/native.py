@@ -39,6 +39,7 @@ from moorage.server.execdriver.native_remains import clean_up, container_status,
 from moorage.server.execdriver.native_watch import Watch
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer.channel import StageListener
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.supervisor.protocol import Channel
 
@@ -112,7 +113,7 @@ class NativeDriver:
     def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
         self._call(pod_id, {"op": "network", "interfaces": [asdict(interface) for interface in interfaces]})
 
-    def start(self, pod_id: str, spec: ContainerSpec, stage: Callable[[str], None]) -> Started:
+    def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
         answer = native_channel.call(self._directory(pod_id), _start_message(spec), stage=stage)
         return Started(answer["pid"], answer["started_ns"])
 
@@ -271,7 +272,16 @@ def _start_message(spec: ContainerSpec) -> dict[str, Any]:
         "stdin_once": spec.stdin_once,
         "init": spec.init,
         "pid": spec.pid,
+        "terminal": bool(spec.config["process"].get("terminal")),
+        "ahead": _can_be_forked_ahead(spec),
     }
+
+
+def _can_be_forked_ahead(spec: ContainerSpec) -> bool:
+    """Whether the first process may be there before its config: with a pid namespace of its own, and no mappings of IDs."""
+    linux, mounts = spec.config["linux"], spec.config.get("mounts", ())
+    mapped = "uidMappings" in linux or any("uidMappings" in mount for mount in mounts)
+    return not spec.pid and {"type": "pid"} in linux["namespaces"] and not mapped
 
 
 def _end_supervisor(sock: socket.socket, pod_id: str) -> None:

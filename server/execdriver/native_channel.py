@@ -16,6 +16,7 @@ from typing import Any
 
 from moorage.server.errors import NotFound, Unavailable
 from moorage.server.execdriver.spawner_client import raise_error
+from moorage.server.libcontainer.channel import StageListener
 from moorage.server.supervisor import protocol
 from moorage.server.supervisor.protocol import VERSION, Channel, Decoder, Frame
 
@@ -52,7 +53,7 @@ def call(
     directory: Path,
     message: Mapping[str, Any],
     *,
-    stage: Callable[[str], None] | None = None,
+    stage: StageListener | None = None,
     timeout: float | None = None,
 ) -> dict[str, Any]:
     """One request on a connection of its own. Raises what the supervisor answers; NotFound, Unavailable, TimeoutError."""
@@ -62,26 +63,31 @@ def call(
 
 
 def ask(
-    channel: Channel, pod_id: str, message: Mapping[str, Any], stage: Callable[[str], None] | None = None
+    channel: Channel, pod_id: str, message: Mapping[str, Any], stage: StageListener | None = None
 ) -> dict[str, Any]:
     """One request on an open connection."""
     return checked(ask_frame(channel, pod_id, message, stage))
 
 
-def ask_frame(
-    channel: Channel, pod_id: str, message: Mapping[str, Any], stage: Callable[[str], None] | None = None
-) -> Frame:
+def ask_frame(channel: Channel, pod_id: str, message: Mapping[str, Any], stage: StageListener | None = None) -> Frame:
     """One request on an open connection, and its answer, which may be an error and may bring descriptors."""
     try:
         channel.send(message)
         while (frame := channel.receive()) is not None:
+            if stage is not None:
+                _tell_stages(frame.message, stage)
             if "stage" not in frame.message:
                 return frame
-            if stage is not None:
-                stage(frame.message["stage"])
     except (BrokenPipeError, ConnectionResetError):
         raise died(pod_id) from None
     raise died(pod_id)
+
+
+def _tell_stages(message: Mapping[str, Any], stage: StageListener) -> None:
+    if "stage" in message:
+        stage(message["stage"])
+    for name, at_ns in message.get("stages", ()):
+        stage(name, at_ns)
 
 
 def checked(frame: Frame) -> dict[str, Any]:

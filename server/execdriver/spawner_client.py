@@ -40,7 +40,9 @@ def raise_error(error: Mapping[str, Any]) -> None:
 class SpawnerClient:
     """Thread-safe; calls run side by side. `start` early, before gRPC has threads; a call starts it too."""
 
-    def __init__(self) -> None:
+    def __init__(self, spares: int = 0) -> None:
+        """`spares` is how many supervisors are forked ahead of their pods."""
+        self._spares = spares
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
@@ -150,7 +152,8 @@ class SpawnerClient:
     def _launch(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-I", "-S", os.fspath(BOOT), os.fspath(IMPORT_ROOT), str(theirs.fileno())]
+            command = [sys.executable, "-I", "-S", os.fspath(BOOT), os.fspath(IMPORT_ROOT)]
+            command += [str(theirs.fileno()), str(self._spares)]
             # A session of its own: Ctrl-C at the daemon's terminal is not for it.
             self._process = subprocess.Popen(
                 command,

@@ -3,7 +3,7 @@
     child                                parent
       stage NAME  ───────────────────────▶  told to the caller
       console FD  ───────────────────────▶  kept
-      ready       ───────────────────────▶  nothing is left but to drop privileges and exec
+      ready JSON  ───────────────────────▶  nothing is left but to drop privileges and exec; the stages, if they were kept until now
       (exec closes the socket) ──────────▶  end of file: it runs
       error JSON  ───────────────────────▶  it failed
 
@@ -16,31 +16,48 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+import time
 from contextlib import ExitStack
+from typing import Literal, Protocol
 
 from moorage.server.libcontainer.errors import StartError
 
 _STAGE, _CONSOLE, _READY, _ERROR = b"s", b"c", b"r", b"e"
 _MAX_PACKET = 64 << 10
 _MAX_TEXT = 4096
+_STDIO = 3
 _TIMEOUT_SECONDS = 60
 """No step of a start takes long; a file system that hangs must not take the parent with it."""
 
 
-class Reporter:
-    """The child's end. Stages are told as they begin if `stages` is set, else only with an error: each packet wakes the parent."""
+class StageListener(Protocol):
+    """Told the name of each stage as it begins, or when it began, on the clock of `time.monotonic_ns`."""
 
-    def __init__(self, end: socket.socket, *, stages: bool = True) -> None:
+    def __call__(self, name: str, at_ns: int = 0, /) -> object: ...
+
+
+When = Literal["at once", "together", "never"]
+"""When stages are told: each packet wakes the parent."""
+
+
+class Reporter:
+    """The child's end. A stage is told with an error in any case."""
+
+    def __init__(self, end: socket.socket, when: When) -> None:
         self._socket = end
-        self._stages = stages
+        self._when = when
         self._stage = ""
+        self._kept: list[tuple[str, int]] = []
 
     def stage(self, name: str) -> None:
-        """A stage begins."""
+        """A stage begins, unless we are in it."""
+        if name == self._stage:
+            return
         self._stage = name
-        if self._stages:
+        if self._when == "at once":
             self._write(_STAGE + name.encode())
+        elif self._when == "together":
+            self._kept.append((name, time.monotonic_ns()))
 
     def console(self, master: int) -> None:
         """Hand over the master of the terminal."""
@@ -48,7 +65,7 @@ class Reporter:
 
     def ready(self) -> None:
         """All but exec is done."""
-        self._write(_READY)
+        self._write(_READY + json.dumps(self._kept).encode())
 
     def failed(self, error: BaseException) -> None:
         """Tell why there will be no exec."""
@@ -63,6 +80,14 @@ class Reporter:
             "exit_code": error.exit_code,
         }
         self._write(_ERROR + json.dumps(fields).encode())
+
+    def order(self, size: int) -> tuple[bytes, list[int]]:
+        """Wait for a packet from the parent; empty when it will send none."""
+        packet, fds, _, _ = socket.recv_fds(self._socket, size, _STDIO)
+        return packet, fds
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()
@@ -79,7 +104,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def listen(end: socket.socket, stage: Callable[[str], object], consoles: list[int], stack: ExitStack) -> str | None:
+def listen(end: socket.socket, stage: StageListener | None, consoles: list[int], stack: ExitStack) -> str | None:
     """The parent's part: read to the end; the stage that the child died in, None if it said `ready`. Raises StartError.
 
     A terminal's master is added to `consoles`, and closed by `stack`.
@@ -98,8 +123,12 @@ def listen(end: socket.socket, stage: Callable[[str], object], consoles: list[in
             return None if ready else last
         if kind == _STAGE:
             last = content.decode()
-            stage(last)
+            if stage:
+                stage(last)
         elif kind == _READY:
             ready = True
+            for name, at_ns in json.loads(content):
+                if stage:
+                    stage(name, at_ns)
         elif kind == _ERROR:
             raise StartError(**json.loads(content))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -45,3 +47,15 @@ class doing:
             what = f"{self._action} {self._path}" if self._path else self._action
             message = f"cannot {what}: {os.strerror(number).lower()}"
             raise StartError(message, errno=number, path=self._path, exit_code=self._exit_code) from error
+
+
+@contextmanager
+def stating(stage: str) -> Iterator[None]:
+    """Turns an OSError or ValueError of its block, whose text says what could not be done, into a StartError of this stage."""
+    try:
+        yield
+    except OSError as error:
+        path = str(error.filename or "")
+        raise StartError(str(error), stage=stage, errno=error.errno or 0, path=path) from error
+    except ValueError as error:
+        raise StartError(str(error), stage=stage) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 from moorage.server.libcontainer import channel, namespaces, protect, syscalls, usernamespaces
 from moorage.server.libcontainer.cgroups import Cgroup
-from moorage.server.libcontainer.channel import Reporter
+from moorage.server.libcontainer.channel import Reporter, StageListener, When
 from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
 from moorage.server.libcontainer.init import Job, enter_existing, enter_new
 from moorage.server.libcontainer.rootfs import Plan
@@ -55,7 +56,7 @@ def start(
     cgroup: Cgroup | None,
     seccomp: bytes | None,
     init: bool = False,
-    stage: Callable[[str], object] | None = None,
+    stage: StageListener | None = None,
 ) -> Process:
     """Start a container's first process; on return its command has been executed.
 
@@ -79,6 +80,7 @@ def start(
             pid_namespace,
             lambda report: enter_new(job, config, plan, spaces, users, report),
             stage,
+            "at once" if stage else "never",
         )
 
 
@@ -129,7 +131,7 @@ def execute(
     with doing(f"find process {target_pid}"):
         target = os.pidfd_open(target_pid)
     try:
-        return _run(0, target, lambda report: enter_existing(job, target, report), None)
+        return _run(0, target, lambda report: enter_existing(job, target, report), None, "never")
     finally:
         os.close(target)
 
@@ -139,25 +141,54 @@ def _descriptors(stdio: Stdio | None) -> tuple[int, int, int] | None:
 
 
 def _run(
-    flags: int, pid_namespace: int | None, body: Callable[[Reporter], object], stage: Callable[[str], object] | None
+    flags: int,
+    pid_namespace: int | None,
+    body: Callable[[Reporter], object],
+    stage: StageListener | None,
+    when: When,
 ) -> Process:
     """Fork, have the child run `body`, which executes, and hear from it how that went."""
+    return follow(fork(flags, pid_namespace, when, body), stage)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A fork on its way to its command, and our end of the socket to it."""
+
+    pid: int
+    pidfd: int
+    socket: socket.socket
+
+    def discard(self) -> None:
+        """Kill it, and wait for its end."""
+        self.socket.close()
+        _end(self.pid, self.pidfd)
+        os.close(self.pidfd)
+
+
+def fork(flags: int, pid_namespace: int | None, when: When, body: Callable[[Reporter], object]) -> Child:
+    """Fork, and have the child run `body`, which executes. The caller becomes non-dumpable for good."""
     protect.hide()
     with ExitStack() as stack:
         ours, theirs = channel.pair()
         stack.callback(ours.close)
-        stack.callback(theirs.close)
-        pid, pidfd = _fork(flags, pid_namespace, lambda: _child(Reporter(theirs, stages=stage is not None), body))
-        stack.callback(os.close, pidfd)
-        stack.callback(_end, pid, pidfd)
-        theirs.close()
-        consoles: list[int] = []
-        died_in = channel.listen(ours, stage or str, consoles, stack)
-        if died_in is not None:
-            raise _died(pidfd, died_in)
+        with theirs:
+            pid, pidfd = _fork(flags, pid_namespace, lambda: _child(Reporter(theirs, when), body))
         stack.pop_all()
-        ours.close()
-        return Process(pid, pidfd, consoles[0] if consoles else None)
+        return Child(pid, pidfd, ours)
+
+
+def follow(child: Child, stage: StageListener | None) -> Process:
+    """Hear from a child how it went. Raises StartError; the child has ended then."""
+    with ExitStack() as stack:
+        stack.callback(child.discard)
+        consoles: list[int] = []
+        died_in = channel.listen(child.socket, stage, consoles, stack)
+        if died_in is not None:
+            raise _died(child.pidfd, died_in)
+        stack.pop_all()
+        child.socket.close()
+        return Process(child.pid, child.pidfd, consoles[0] if consoles else None)
 
 
 def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
-"""The spawner's first code, run by path in a fresh interpreter without site-packages: `python -I -S boot.py IMPORT_ROOT FD`.
+"""The spawner's first code, run by path in a fresh interpreter without site-packages: `python -I -S boot.py IMPORT_ROOT FD SPARES`.
 
-IMPORT_ROOT is the directory that holds `moorage/`, FD the spawner's end of the socket to the daemon.
+IMPORT_ROOT is the directory that holds `moorage/`, FD the spawner's end of the socket to the daemon, SPARES how many
+supervisors to have ready.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import sys
 
 
 def main() -> None:
-    import_root, fd = sys.argv[1:]
+    import_root, fd, spares = sys.argv[1:]
     # In front of the standard library's directories nothing may stand: the import root may be site-packages.
     sys.path.append(import_root)
     from moorage.server.supervisor import spawner
 
-    spawner.run(int(fd))
+    spawner.run(int(fd), int(spares))
 
 
 if __name__ == "__main__":

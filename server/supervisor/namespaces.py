@@ -14,6 +14,9 @@ from moorage.server.supervisor.failures import Failure
 
 FLAGS = {"net": syscalls.CLONE_NEWNET, "ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
 
+USUAL = ("ipc", "net", "uts")
+"""Those of most pods, sorted."""
+
 SYSCTLS = {
     "net": re.compile(r"net(/[A-Za-z0-9_.-]*[A-Za-z0-9_-])+"),
     "ipc": re.compile(r"kernel/(shm[a-z_]+|msg[a-z_]+|sem)|fs/mqueue/[a-z_]+"),
@@ -24,8 +27,6 @@ SYSCTLS = {
 
 def enter(
     namespaces: Sequence[str],
-    hostname: str,
-    sysctls: Mapping[str, str],
     users: Sequence[Mapping[str, int]] = (),
     groups: Sequence[Mapping[str, int]] = (),
 ) -> int | None:
@@ -36,8 +37,6 @@ def enter(
     unknown = set(namespaces) - FLAGS.keys()
     if unknown:
         raise Failure("InvalidArgument", f"a pod has no {', '.join(sorted(unknown))} namespace")
-    for name in sysctls:
-        sysctl_path(name, namespaces)
     kinds = sum(FLAGS[name] for name in set(namespaces))
     user = None
     if users:
@@ -46,11 +45,17 @@ def enter(
         syscalls.unshare(kinds)
     if "net" in namespaces:
         netconf.loopback_up()
+    return user
+
+
+def set_up(namespaces: Sequence[str], hostname: str, sysctls: Mapping[str, str]) -> None:
+    """Set up the namespaces that we are in, which are of these kinds. Raises Failure, OSError."""
+    for name in sysctls:
+        sysctl_path(name, namespaces)
     if "uts" in namespaces and hostname:
         socket.sethostname(hostname)
     for name, value in sysctls.items():
         _write_sysctl(name, value, sysctl_path(name, namespaces))
-    return user
 
 
 def _enter_of_user(kinds: int, maps: usernamespaces.IdMaps) -> int:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moorage.server.libcontainer.channel import StageListener
 from moorage.server.supervisor import netconf
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
@@ -61,9 +62,16 @@ class Session:
             self.connection.end()
         self._greeted = True
 
-    def stage(self, message: dict[str, Any]) -> Callable[[str], None]:
-        """Tells the caller of a request how far it has come."""
-        return lambda name: self.connection.send({"id": message.get("id"), "stage": name})
+    def stage(self, message: dict[str, Any], kept: list[tuple[str, int]]) -> StageListener:
+        """Tells the caller of a request how far it has come; what was before is `kept`, to be told with the answer."""
+
+        def tell(name: str, at_ns: int = 0) -> None:
+            if at_ns:
+                kept.append((name, at_ns))
+            else:
+                self.connection.send({"id": message.get("id"), "stage": name})
+
+        return tell
 
 
 def status(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
@@ -84,8 +92,9 @@ def network(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> d
 
 
 def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
-    container = session.supervisor.start(message, session.stage(message))
-    return {"pid": container.pid, "started_ns": container.started_ns}
+    stages: list[tuple[str, int]] = []
+    container = session.supervisor.start(message, session.stage(message, stages))
+    return {"pid": container.pid, "started_ns": container.started_ns, "stages": stages}
 
 
 def send_signal(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:

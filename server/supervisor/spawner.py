@@ -1,7 +1,8 @@
 """The spawner: forks tasks and pod supervisors for the daemon, which never forks itself (gRPC does not survive it).
 
     daemon ── spawner ─┬─ task         runs one function of the table in tasks.py, dies with the spawner
-                       └─ supervisor   one a pod, in a session of its own, outlives both
+                       ├─ supervisor   one a pod, in a session of its own, outlives both
+              └─ spare        becomes a supervisor, ends with the spawner while it has not
 
 Single-threaded, everything imported and frozen, so that a fork costs no start-up and shares its pages. Each request brings a reply
 socket of its own as first descriptor, which goes to the child: the child answers, and the spawner never waits for anybody. The end of
@@ -23,6 +24,7 @@ from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, handle_sigchld, watch_children
 from moorage.server.supervisor.protocol import BEGUN, Decoder, Frame, ProtocolError, pack_message, receive, send_all
+from moorage.server.supervisor.spares import Spares
 from moorage.server.supervisor.tasks import TASKS
 from moorage.server.supervisor.title import set_title
 
@@ -30,9 +32,10 @@ from moorage.server.supervisor.title import set_title
 class Spawner:
     """Serves one daemon over one socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, spares: int) -> None:
         self._sock = sock
         self._loop = Loop()
+        self._spares = Spares(self._loop, spares)
         self._decoder = Decoder()
         self._tasks: dict[int, socket.socket] = {}
         self._ops: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {
@@ -98,10 +101,14 @@ class Spawner:
                 answer(reply, {"error": {"kind": "Internal", "message": f"task process {how}"}})
 
     def _pod(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
-        forked(lambda kept: supervisor.run(message, *kept), fds)
+        order = self._spares.take(message)
+        with order:
+            send_all(order, pack_message(message, fds), fds)
 
     def _prime(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
         filters.prime(message["profile"])
+        # Those that are there do not know it.
+        self._spares.discard()
         with socket.socket(fileno=os.dup(fds[0])) as reply:
             answer(reply, {})
 
@@ -128,8 +135,8 @@ def run_task(spawner: int, name: str, args: dict[str, Any], fds: Sequence[int]) 
     send_all(reply, pack_message(result))
 
 
-def run(fd: int) -> None:
-    """The life of the spawner's process; `fd` is its end of the socket to the daemon."""
+def run(fd: int, spares: int) -> None:
+    """The life of the spawner's process; `fd` is its end of the socket to the daemon, `spares` how many supervisors to have ready."""
     os.chdir("/")
     os.umask(0o022)
     os.set_inheritable(fd, False)
@@ -142,4 +149,4 @@ def run(fd: int) -> None:
     # A collection writes to every object it visits, and so unshares their pages; children turn it on again for what they make.
     gc.disable()
     with socket.socket(fileno=fd) as sock:
-        Spawner(sock).run()
+        Spawner(sock, spares).run()

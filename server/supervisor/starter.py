@@ -17,10 +17,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from moorage.server.libcontainer import process, syscalls
+from moorage.server.libcontainer.channel import StageListener
+from moorage.server.libcontainer.errors import stating
 from moorage.server.libcontainer.process import Process, StartError, Stdio
 from moorage.server.supervisor import filters
 from moorage.server.supervisor.children import forked
@@ -41,7 +43,7 @@ from moorage.server.supervisor.protocol import (
 )
 
 
-def start(around: Surroundings, spec: Mapping[str, Any], stage: Callable[[str], None]) -> Started:
+def start(around: Surroundings, spec: Mapping[str, Any], stage: StageListener) -> Started:
     """Start a container as the message of a `start` says; nothing is left when it fails. Raises Failure."""
     ours, theirs = socket.socketpair()
     with contextlib.closing(Channel(ours)) as channel, theirs:
@@ -71,7 +73,7 @@ def _carried(around: Surroundings, kept: list[int]) -> Surroundings:
     return around._replace(directory=directory, user=user, shm=shm)
 
 
-def _hear(channel: Channel, stage: Callable[[str], None]) -> tuple[bytes | None, Frame | None]:
+def _hear(channel: Channel, stage: StageListener) -> tuple[bytes | None, Frame | None]:
     """Listen to the starter: the filter it compiled, and its last message, None if it died before that."""
     seccomp: bytes | None = None
     while (frame := channel.receive()) is not None:
@@ -127,16 +129,18 @@ def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> N
     state = {"id": identity, "cgroup": spec["cgroup"], "pid": 0, "started_ns": 0}
     with contextlib.ExitStack() as undo:
         channel.send({"stage": "prepare"})
-        with _start_errors("prepare"):
+        with stating("prepare"):
             seccomp = _filter(spec["seccomp"], channel)
             log = open_log(spec["log_path"])
-            _record(around.directory, state, undo)
-        with _start_errors("cgroup"):
+            record(around.directory, state, undo)
+        with stating("cgroup"):
             cgroup = around.cgroups.cgroup(spec["cgroup"])
             cgroup.create(config["linux"].get("resources") or {})
             undo.callback(cgroup.remove)
         rest = {"rootfs": spec["rootfs"], "cgroup": cgroup, "seccomp": seccomp, "init": spec["init"]}
-        child, stdin, outputs = _run(config, spec["stdin_open"], rest, lambda name: channel.send({"stage": name}))
+        child, stdin, outputs = _run(
+            config, spec["stdin_open"], rest, lambda name, _at_ns=0: channel.send({"stage": name})
+        )
         undo.pop_all()
     started_ns = time.time_ns()
     with contextlib.suppress(OSError):
@@ -172,7 +176,7 @@ def _filter(profile: str | None, channel: Channel) -> bytes | None:
     return program
 
 
-def _record(directory: int, state: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
+def record(directory: int, state: Mapping[str, Any], undo: contextlib.ExitStack) -> None:
     """Write down what is to be killed should we die, before there is anything to kill."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(state["id"] + EXIT_SUFFIX, dir_fd=directory)
@@ -180,19 +184,8 @@ def _record(directory: int, state: Mapping[str, Any], undo: contextlib.ExitStack
     undo.callback(os.unlink, state["id"] + STATE_SUFFIX, dir_fd=directory)
 
 
-@contextlib.contextmanager
-def _start_errors(stage: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        path = str(error.filename or "")
-        raise StartError(str(error), stage=stage, errno=error.errno or 0, path=path) from error
-    except ValueError as error:
-        raise StartError(str(error), stage=stage) from error
-
-
 def _run(
-    config: Mapping[str, Any], stdin_open: bool, rest: Mapping[str, Any], stage: Callable[[str], None]
+    config: Mapping[str, Any], stdin_open: bool, rest: Mapping[str, Any], stage: StageListener
 ) -> tuple[Process, int | None, list[tuple[int, int]]]:
     """Start the process on a terminal or pipes: the process, our end of its stdin, and its outputs."""
     if config["process"].get("terminal"):

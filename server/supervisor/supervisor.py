@@ -22,11 +22,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moorage.server.libcontainer import cgroups, syscalls
+from moorage.server.libcontainer.ahead import fork_ahead
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.supervisor import namespaces, oom, podinit, starter
+from moorage.server.libcontainer.channel import StageListener
+from moorage.server.libcontainer.process import Child
+from moorage.server.supervisor import ahead, namespaces, oom, podinit, starter
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
-from moorage.server.supervisor.container import Container, Surroundings
+from moorage.server.supervisor.container import Container, Started, Surroundings
 from moorage.server.supervisor.execs import Execution
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, watch_children
@@ -35,6 +38,7 @@ from moorage.server.supervisor.protocol import (
     EXIT_SUFFIX,
     SOCKET_NAME,
     STATE_SUFFIX,
+    Channel,
     pack_message,
     socket_address,
 )
@@ -44,6 +48,9 @@ from moorage.server.supervisor.title import set_title
 PR_SET_CHILD_SUBREAPER = 36
 BACKLOG = 128
 
+SPARE_TITLE = "moorage-spare"
+"""Of a process that has no pod yet."""
+
 LINGER_SECONDS = 5.0
 LINGER_STEP = 0.01
 
@@ -51,7 +58,7 @@ LINGER_STEP = 0.01
 class Supervisor:
     """The containers of one pod."""
 
-    def __init__(self, pod_id: str, around: Surroundings, has_network: bool) -> None:
+    def __init__(self, pod_id: str, around: Surroundings, has_network: bool, waiting: Child | None) -> None:
         self.pod_id = pod_id
         self.loop = around.loop
         self.oom_score = around.oom_score
@@ -60,6 +67,8 @@ class Supervisor:
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
         self._around = around
+        self._child = waiting
+        """Forked ahead, for the first container."""
         self._by_pid: dict[int, Container] = {}
         self._waiting: dict[str, list[Attachment]] = {}
         self._watchers: list[Connection] = []
@@ -87,7 +96,7 @@ class Supervisor:
         self._watchers.append(connection)
         connection.on_close = lambda: self._watchers.remove(connection)
 
-    def start(self, spec: Mapping[str, Any], stage: Callable[[str], None]) -> Container:
+    def start(self, spec: Mapping[str, Any], stage: StageListener) -> Container:
         """Start a container, and connect those who attached before. Raises Failure."""
         identity = spec["container"]
         if self._removed:
@@ -102,7 +111,7 @@ class Supervisor:
         size = next((attachment.size for attachment in waiting if attachment.size), None)
         try:
             pid_namespace = self._pid_namespace(spec.get("pid", ""))
-            started = starter.start(self._around, {**spec, "size": size, "pid_namespace": pid_namespace}, stage)
+            started = self._start({**spec, "size": size, "pid_namespace": pid_namespace}, stage)
         except Exception as error:
             for attachment in waiting:
                 attachment.fail(error)
@@ -140,6 +149,15 @@ class Supervisor:
                 os.unlink(identity + suffix, dir_fd=self._around.directory)
         forgotten()
 
+    def _start(self, spec: Mapping[str, Any], stage: StageListener) -> Started:
+        child, self._child = self._child, None
+        if child is not None:
+            packet = ahead.order(self._around, spec)
+            if packet is not None:
+                return ahead.start(self._around, spec, child, packet, stage)
+            child.discard()
+        return starter.start(self._around, spec, stage)
+
     def attach(self, identity: str, attachment: Attachment) -> None:
         """Connect to a container, now or when it is started."""
         container = self.containers.get(identity)
@@ -157,6 +175,9 @@ class Supervisor:
     def remove(self, removed: Callable[[], None]) -> None:
         """Kill everything; when all is gone call `removed` and stop."""
         self._removed.append(removed)
+        if self._child is not None:
+            self._child.discard()
+            self._child = None
         for container in self._running():
             container.kill()
         self._stop_when_gone()
@@ -197,17 +218,36 @@ class Supervisor:
         self.loop.stop()
 
 
-def run(spec: Mapping[str, Any], reply: int, directory: int) -> None:
-    """The life of a supervisor's process. `spec` is `execdriver.base.PodSpec`; the pod's directory is open at `directory`;
-    `reply` is told {"pid"} when the supervisor listens, or an error, and is a watch from then on."""
-    sock = socket.socket(fileno=reply)
+def wait(order: int, *, ahead: bool) -> None:
+    """The life of a supervisor's process, from before it is known for which pod.
+
+    One message comes on the socket `order`, with two descriptors: an `execdriver.base.PodSpec`, a reply socket, and the pod's directory,
+    open. `reply` is told {"pid"} when the supervisor listens, or an error, and is a watch from then on. If the socket ends before, so
+    does the process. With `ahead` it makes the usual namespaces while it waits, and forks its first container's first process.
+    """
+    os.setsid()
+    set_title(SPARE_TITLE)
+    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    waiting: Child | None = None
+    if ahead:
+        namespaces.enter(namespaces.USUAL)
+        waiting = fork_ahead(cgroup_manager())
+    with contextlib.closing(Channel(socket.socket(fileno=order))) as channel:
+        frame = channel.receive()
+    if frame is not None:
+        _run(frame.message, socket.socket(fileno=frame.fds[0]), frame.fds[1], waiting)
+    elif waiting is not None:
+        waiting.discard()
+
+
+def _run(spec: Mapping[str, Any], reply: socket.socket, directory: int, waiting: Child | None) -> None:
     try:
-        loop, supervisor = _set_up(spec, directory)
+        loop, supervisor = _set_up(spec, directory, waiting)
     except Exception as error:
-        sock.sendall(pack_message({"error": describe(error)}))
+        reply.sendall(pack_message({"error": describe(error)}))
         return
     try:
-        watcher = Connection(loop, sock, lambda _frame: None)
+        watcher = Connection(loop, reply, lambda _frame: None)
         supervisor.watch(watcher)
         watcher.send({"pid": os.getpid()})
         loop.run()
@@ -218,19 +258,17 @@ def run(spec: Mapping[str, Any], reply: int, directory: int) -> None:
         os.unlink(SOCKET_NAME, dir_fd=directory)
 
 
-def _set_up(spec: Mapping[str, Any], directory: int) -> tuple[Loop, Supervisor]:
-    os.setsid()
+def _set_up(spec: Mapping[str, Any], directory: int, waiting: Child | None) -> tuple[Loop, Supervisor]:
     gc.enable()
     set_title(f"moorage-supervisor {spec['id'][:12]}")
-    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    spaces = spec["namespaces"]
-    user = namespaces.enter(
-        spaces, spec["hostname"], spec["sysctls"], spec.get("users") or (), spec.get("groups") or ()
-    )
+    spaces, user = spec["namespaces"], None
+    if waiting is None:
+        user = namespaces.enter(spaces, spec.get("users") or (), spec.get("groups") or ())
+    namespaces.set_up(spaces, spec["hostname"], spec["sysctls"])
     shm = _shared_memory(spec["shm_size"]) if spec.get("shm_size") else None
     loop = Loop()
     around = Surroundings(loop, cgroup_manager(), directory, oom.usual(), user, shm)
-    supervisor = Supervisor(spec["id"], around, "net" in spaces)
+    supervisor = Supervisor(spec["id"], around, "net" in spaces, waiting)
     watch_children(loop, supervisor.child_ended)
     _listen(loop, supervisor, directory)
     return loop, supervisor

@@ -22,6 +22,7 @@ from moorage.server.execdriver.base import (
     Started,
 )
 from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import ExitStatus
 
 BUSYBOX = "/bin/busybox"
@@ -110,7 +111,9 @@ class Box:
         log_path = os.fspath(self.directory / "logs" / identity / "log")
         return ContainerSpec(identity, config, rootfs, log_path, **settings)
 
-    async def start(self, pod: Pod, spec: ContainerSpec, stage: Callable[[str], None] = lambda _name: None) -> Started:
+    async def start(
+        self, pod: Pod, spec: ContainerSpec, stage: StageListener = lambda _name, _at_ns=0: None
+    ) -> Started:
         return await asyncio.to_thread(self.driver.start, pod.id, spec, stage)
 
     async def run(self, *command: str, **settings: Any) -> tuple[Pod, ContainerSpec, Started]:

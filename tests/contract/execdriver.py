@@ -46,7 +46,7 @@ class ExecDriverContract:
     async def test_stages_are_told(self, box: Box) -> None:
         stages: list[str] = []
         pod, spec = await box.pod(), box.spec("true")
-        await box.start(pod, spec, stages.append)
+        await box.start(pod, spec, lambda name, _at_ns=0: stages.append(name))
         assert len(stages) > 1
         await box.exit(spec)
 
@@ -91,7 +91,7 @@ class ExecDriverContract:
             with pytest.raises(NotFound):
                 await box.driver.exec(pod_id, "nonsense", ExecSpec(box.process("true")))
         with pytest.raises(NotFound):
-            await asyncio.to_thread(box.driver.start, "nonsense", box.spec("true"), lambda _name: None)
+            await asyncio.to_thread(box.driver.start, "nonsense", box.spec("true"), lambda _name, _at_ns=0: None)
         await asyncio.to_thread(box.driver.remove_pod, "nonsense")
 
     async def test_a_command_that_does_not_exist(self, box: Box) -> None:

@@ -294,7 +294,7 @@ def test_failure_leaves_nothing(image: Image) -> None:
             stdio=None,
             cgroup=None,
             seccomp=None,
-            stage=stages.append,
+            stage=lambda name, _at_ns=0: stages.append(name),
         )
     assert stages == ["clone", "cgroup", "rootfs", "seal", "user"]
     assert os.listdir("/proc/self/fd") == before

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,13 +29,31 @@ from tests.contract.execdriver import ExecDriverContract
 pytestmark = pytest.mark.kernel
 
 
+def ready_spawner() -> SpawnerClient:
+    """A spawner with a spare that waits, so that the first pod's first container is started in what was forked ahead."""
+    client = SpawnerClient(spares=1)
+    client.start()
+    deadline = time.monotonic() + 10
+    while not any(children(spare) for spare in children(client.pid)):
+        assert time.monotonic() < deadline, "no spare was made"
+        time.sleep(0.005)
+    return client
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
 class NativeBox(Box):
     """A Box whose driver and spawner can be replaced, as when the daemon starts again."""
 
     driver: NativeDriver
 
     def __init__(self, directory: Path) -> None:
-        self.spawner = SpawnerClient()
+        self.spawner = ready_spawner()
         # Longer than sun_path has room for.
         self.state = directory / ("long" * 30)
         super().__init__(NativeDriver(self.state, self.spawner), directory)
@@ -45,7 +64,7 @@ class NativeBox(Box):
 
     async def daemon_starts(self) -> None:
         self.exits.clear()
-        self.spawner = SpawnerClient()
+        self.spawner = ready_spawner()
         self.driver = NativeDriver(self.state, self.spawner)
         await self.open()
 
@@ -73,12 +92,13 @@ def supervisor_files(pid: int) -> list[str]:
 async def test_a_supervisor_keeps_nothing_of_daemon_and_spawner(box: NativeBox) -> None:
     pod = await box.pod()
     kinds = [path.partition(":")[0] for path in supervisor_files(pod.pid)]
-    # Its watch and its listening socket; both ends of the pipe that SIGCHLD writes to.
-    assert kinds.count("socket") == 2
+    # Its watch, its listening socket, that of the process forked ahead, whose pidfd is beside the epoll; both ends of the pipe
+    # that SIGCHLD writes to.
+    assert kinds.count("socket") == 3
     assert kinds.count("pipe") == 2
     assert kinds.count("/dev/null") == 3
-    assert kinds.count("anon_inode") == 1
-    assert len(kinds) == 9
+    assert kinds.count("anon_inode") == 2
+    assert len(kinds) == 11
     assert os.readlink(f"/proc/{pod.pid}/cwd") == "/"
     assert os.getsid(pod.pid) == pod.pid
     title = Path(f"/proc/{pod.pid}/cmdline").read_bytes().rstrip(b"\0").decode()

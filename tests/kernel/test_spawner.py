@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,70 @@ def test_the_spawner_ends_with_its_socket(spawner: SpawnerClient) -> None:
     until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"moorage-spawner\0"))
     spawner.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def family(pid: int) -> list[int]:
+    """The children of a process, and theirs."""
+    return [each for child in children(pid) for each in (child, *children(child))]
+
+
+@pytest.fixture
+def with_spares() -> Iterator[SpawnerClient]:
+    client = SpawnerClient(spares=2)
+    client.start()
+    until(lambda: len(family(client.pid)) == 4)
+    yield client
+    client.close()
+
+
+@contextmanager
+def pod(spawner: SpawnerClient, directory: Path, *namespaces: str) -> Iterator[int]:
+    """A pod's supervisor."""
+    fd = os.open(directory, os.O_RDONLY)
+    spec = {"id": "p", "hostname": "", "namespaces": namespaces, "sysctls": {}}
+    try:
+        pid, watch = spawner.spawn_pod(spec, fd)
+    finally:
+        os.close(fd)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        assert watch.receive() is None
+        watch.close()
+
+
+def gone(pids: Iterable[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_pod_takes_a_spare_and_another_is_made(with_spares: SpawnerClient, tmp_path: Path) -> None:
+    spares = children(with_spares.pid)
+    with pod(with_spares, tmp_path, "ipc", "net", "uts") as pid:
+        assert pid in spares
+        until(lambda: len(family(with_spares.pid)) == 6)
+        with_spares.close()
+        until(lambda: gone(spare for spare in spares if spare != pid))
+        assert not gone([pid])
+
+
+def test_a_pod_with_other_namespaces_takes_no_spare(with_spares: SpawnerClient, tmp_path: Path) -> None:
+    spares = children(with_spares.pid)
+    with pod(with_spares, tmp_path, "ipc") as pid:
+        assert set(children(with_spares.pid)) == {*spares, pid}
+        assert os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+
+
+def test_spares_end_when_the_spawner_is_killed(with_spares: SpawnerClient) -> None:
+    spares = family(with_spares.pid)
+    os.kill(with_spares.pid, signal.SIGKILL)
+    until(lambda: gone(spares))
+
+
+def test_a_pod_does_without_spares_that_have_died(with_spares: SpawnerClient, tmp_path: Path) -> None:
+    spares = children(with_spares.pid)
+    for spare in spares:
+        os.kill(spare, signal.SIGKILL)
+    until(lambda: gone(spares))
+    with pod(with_spares, tmp_path, "ipc", "net", "uts") as pid:
+        assert pid not in spares

@@ -123,14 +123,14 @@ class Listener:
 
     def __init__(self) -> None:
         self.ours, theirs = channel.pair()
-        self.report = channel.Reporter(theirs)
+        self.report = channel.Reporter(theirs, "at once")
         self.stages: list[str] = []
         self.consoles: list[int] = []
 
     def listen(self) -> str | None:
         self.report.close()
         with ExitStack() as stack, self.ours:
-            return channel.listen(self.ours, self.stages.append, self.consoles, stack)
+            return channel.listen(self.ours, lambda name, at_ns=0: self.stages.append(name), self.consoles, stack)
 
 
 def test_channel_of_a_start_that_succeeds() -> None:

@@ -1,0 +1,97 @@
+"""A container's first process, forked before it is known which container that will be.
+
+    parent                                       child, process 1 of a new pid namespace
+      fork_ahead ──────────────────────────────▶  waits, with nothing open but its socket
+      start: one packet, JSON NUL filter, and ─▶  makes the cgroup and the container around itself, and becomes its command
+             stdin, stdout and stderr if given
+      (closes the socket) ─────────────────────▶  ends
+
+The fork, and the copies of the pages that a start writes to, are paid for while nobody waits. The mount namespace is not made ahead: it
+would keep what is mounted on the host now, and not see what is mounted later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from moorage.server.libcontainer import namespaces, process, syscalls
+from moorage.server.libcontainer.cgroups import CgroupManager
+from moorage.server.libcontainer.channel import Reporter, StageListener
+from moorage.server.libcontainer.errors import stating
+from moorage.server.libcontainer.init import Job, enter_new
+from moorage.server.libcontainer.process import Child, Process, Stdio
+from moorage.server.libcontainer.rootfs import plan as plan_root
+from moorage.server.libcontainer.validate import validate
+
+MAX_ORDER = 64 << 10
+"""Bytes of an order: a packet must fit the socket's buffer. What is longer cannot be started ahead."""
+
+_NUL = b"\0"
+_FIRST_FD = 3
+_MAX_FD = 1 << 30
+
+
+def fork_ahead(cgroups: CgroupManager) -> Child:
+    """Fork a child that waits for its order: for `start`, or `Child.discard`. The caller becomes non-dumpable for good."""
+    return process.fork(syscalls.CLONE_NEWPID, None, "together", lambda report: _wait(report, cgroups))
+
+
+def order(
+    config: str,
+    *,
+    rootfs: Sequence[Mapping[str, Any]],
+    cgroup: str,
+    seccomp: bytes | None,
+    init: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> bytes | None:
+    """The order to start a container; None if it is too long.
+
+    As for `process.start`, but that `config` is JSON and has a new pid namespace and no mappings of IDs, and `cgroup` is the path of a
+    cgroup that the child makes. `defaults` are members that `process` is given where it has none.
+    """
+    content = {"config": config, "rootfs": rootfs, "cgroup": cgroup, "init": init, "defaults": defaults or {}}
+    packet = json.dumps(content).encode() + _NUL + (seccomp or b"")
+    return packet if len(packet) <= MAX_ORDER else None
+
+
+def start(child: Child, packet: bytes, stdio: Stdio | None, stage: StageListener | None) -> Process:
+    """Have a waiting child become the container that an order says; on return its command has been executed.
+
+    The stages `prepare`, `cgroup` and so on are told at the end. Raises StartError; what there is of the cgroup is the caller's to remove.
+    """
+    fds = (stdio.stdin, stdio.stdout, stdio.stderr) if stdio else ()
+    # Should it have died, `follow` is going to say so.
+    with suppress(BrokenPipeError):
+        socket.send_fds(child.socket, [packet], fds)
+    return process.follow(child, stage)
+
+
+def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
+    os.closerange(_FIRST_FD, report.fileno())
+    os.closerange(report.fileno() + 1, _MAX_FD)
+    packet, fds = report.order(MAX_ORDER)
+    if not packet:
+        os._exit(0)
+    report.stage("prepare")
+    text, _, program = packet.partition(_NUL)
+    content = json.loads(text)
+    config = json.loads(content["config"])
+    for name, value in content["defaults"].items():
+        config["process"].setdefault(name, value)
+    validate(config)
+    linux = config.get("linux") or {}
+    spaces = namespaces.plan(linux.get("namespaces") or ())
+    plan = plan_root(config, content["rootfs"])
+    cgroup = cgroups.cgroup(content["cgroup"])
+    report.stage("cgroup")
+    with stating("cgroup"):
+        cgroup.create(linux.get("resources") or {})
+    syscalls.unshare(spaces.clone & ~syscalls.CLONE_NEWPID)
+    stdio = (fds[0], fds[1], fds[2]) if fds else None
+    enter_new(Job(config["process"], stdio, cgroup, program or None, content["init"]), config, plan, spaces, {}, report)

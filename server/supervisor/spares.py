@@ -1,0 +1,80 @@
+"""Supervisors that are forked before there is a pod for them: a pod is then up without a fork.
+
+    spawner ── spare ── process 1 of a pid namespace, see libcontainer/ahead.py
+
+Each waits for its order on a socket, and ends when that does. Made while the spawner has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from moorage.server.supervisor import supervisor
+from moorage.server.supervisor.children import forked
+from moorage.server.supervisor.loop import Loop, Timer
+from moorage.server.supervisor.namespaces import USUAL
+
+QUIET_SECONDS = 0.01
+"""How long nobody must have asked before the next one is made."""
+
+
+class Spares:
+    """Keeps `count` spares. The sockets' other ends are theirs alone, so that they end with the spawner, however that ends."""
+
+    def __init__(self, loop: Loop, count: int) -> None:
+        self._loop = loop
+        self._count = count
+        self._ready: list[socket.socket] = []
+        self._timer: Timer | None = None
+        self._fill_later()
+
+    def take(self, spec: Mapping[str, Any]) -> socket.socket:
+        """The socket to a supervisor-to-be for a pod, made now if no spare is there or will do; the caller's."""
+        usual = sorted(spec["namespaces"]) == list(USUAL) and not spec.get("users")
+        taken = self._take_ready() if usual else None
+        self._fill_later()
+        return taken or fork(ahead=False)
+
+    def discard(self) -> None:
+        """End them, and make others."""
+        for sock in self._ready:
+            sock.close()
+        self._ready.clear()
+        self._fill_later()
+
+    def _take_ready(self) -> socket.socket | None:
+        while self._ready:
+            ready = self._ready.pop(0)
+            if alive(ready):
+                return ready
+            ready.close()
+        return None
+
+    def _fill_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if len(self._ready) < self._count:
+            self._timer = self._loop.call_later(QUIET_SECONDS, self._fill)
+
+    def _fill(self) -> None:
+        self._ready.append(fork(ahead=True))
+        self._fill_later()
+
+
+def alive(spare: socket.socket) -> bool:
+    """Whether the other end is open. A spare says nothing, so that all there is to read is its end."""
+    try:
+        return bool(spare.recv(1, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+
+
+def fork(*, ahead: bool) -> socket.socket:
+    """Fork a supervisor-to-be, see `supervisor.wait`; the socket for its order."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        forked(lambda kept: supervisor.wait(kept[0], ahead=ahead), (theirs.fileno(),))
+    return ours
