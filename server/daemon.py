@@ -156,7 +156,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )
-    cri = _cri(config, engine, rooms.cgroups)
+    cri = _cri(config, engine, rooms)
     api = ApiServer(
         config,
         metrics,
@@ -191,7 +191,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     return Daemon(engine, api, containers, pods, recovery, rooms, metrics)
 
 
-def _cri(config: Config, engine: Engine, manager: CgroupManager) -> Setting:
+def _cri(config: Config, engine: Engine, rooms: Rooms) -> Setting:
     """What Kubernetes' side of the API is made of."""
     cri = config.cri
     streaming = StreamingServer(
@@ -201,7 +201,8 @@ def _cri(config: Config, engine: Engine, manager: CgroupManager) -> Setting:
     )
     features = Features(
         recursive_read_only=probes.has_syscall("mount_setattr"),
-        pressure=manager.version == 2,
+        user_namespaces=rooms.exec_driver.maps_owners(config.root),
+        pressure=rooms.cgroups.version == 2,
     )
     return Setting(engine, streaming, cri, Path(config.root), VERSION, features)
 

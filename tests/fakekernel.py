@@ -201,6 +201,12 @@ class FakeExecDriver:
         if process is not None:
             self._on_loop(process.signal, 9)
 
+    def check_directory(self, mounts: Sequence[Mapping[str, Any]], path: str) -> None:
+        self.calls.append(("check_directory", path))
+
+    def maps_owners(self, directory: str) -> bool:
+        return True
+
     def reopen_log(self, pod_id: str, container_id: str) -> None:
         self.calls.append(("reopen_log", pod_id, container_id))
 
@@ -285,6 +291,9 @@ class FakeGraph:
             ):
                 return image
         raise NotFound(f"no such image: {text}", hint="pull it first", image=text)
+
+    def drop_nameless(self, image_id: str, in_use: Callable[[str], Sequence[str]]) -> None:
+        """All images have names."""
 
     def list(self) -> list[Image]:
         return list(self.images.values())

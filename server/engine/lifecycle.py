@@ -36,6 +36,7 @@ from moorage.server.errors import (
 from moorage.server.execdriver import spec as oci
 from moorage.server.execdriver.base import ContainerSpec, ExecDriver, PodSpec
 from moorage.server.execdriver.check import check_process
+from moorage.server.execdriver.mounts import mount_tables
 from moorage.server.graph.graph import Graph
 from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, PodConfig, PodRecord
 from moorage.server.networkdriver import names as files
@@ -97,6 +98,7 @@ class Lifecycle:
             self._networks.check(config.network)
         else:
             container = inpod.join(container, pod, self._containers, self._images)
+            self._check_volumes(container)
         check_process(container.command, container.env, container.cwd, container.user)
         oci.parse_signal(container.stop_signal)
         files.check(config.hostname, config.network)
@@ -111,6 +113,13 @@ class Lifecycle:
             self._containers.add(container)
             undo.pop_all()
         return commands.Created(container.id, name)
+
+    def _check_volumes(self, container: Container) -> None:
+        """Refuse directories of images that are not there. Raises FailedPrecondition."""
+        volumes = (mount for mount in container.config.mounts if mount.kind == "image")
+        for mount, image_id in zip(volumes, container.mounted_images, strict=True):
+            if mount.sub_path:
+                self._exec.check_directory(mount_tables(self._graph.view(image_id)), mount.sub_path)
 
     def _name(self, command: commands.Create, pod: PodRecord | None) -> tuple[str, Container | None]:
         """The container's name, and the container if an earlier call, whose caller has not heard, made it. Raises AlreadyExists."""
@@ -131,7 +140,7 @@ class Lifecycle:
         holder = self._containers.named(name)
         if holder is not None:
             raise AlreadyExists(
-                f"container name {name!r} is in use by {holder[:12]}",
+                f"container name {name!r} is in use by {holder}",
                 hint="remove that container or choose another name",
                 name=name,
                 holder=holder,
@@ -229,13 +238,10 @@ class Lifecycle:
             pod=pod,
             images=[self._graph.view(image_id) for image_id in container.mounted_images],
         )
-        mounts = [
-            {"type": m.type, "source": m.source, "options": list(m.options)} for m in self._graph.rootfs(container.id)
-        ]
         return ContainerSpec(
             id=container.id,
             config=config,
-            rootfs=mounts,
+            rootfs=mount_tables(self._graph.rootfs(container.id)),
             log_path=str(self._places.log_path(container.id)),
             log=container.config.log,
             stdin_open=container.config.stdin_open,
@@ -304,6 +310,8 @@ class Lifecycle:
         self._graph.remove_rootfs(container.id)
         shutil.rmtree(self._places.directory(container.id), ignore_errors=True)
         self._containers.delete(container)
+        for image_id in {container.image_id, *container.mounted_images}:
+            self._graph.drop_nameless(image_id, self._containers.using)
         self._containers.settle(container.id, container.exit or ExitStatus(0, 0))
 
     def reap(self, job: Job, command: commands.Reap) -> None:
@@ -376,6 +384,7 @@ def _merged(container_id: str, name: str, config: ContainerConfig, image: Image)
         id=container_id,
         name=name,
         image_id=image.id,
+        image_ref=image.digests[0] if image.digests else image.id,
         config=config,
         command=argv,
         env=merged_env(base, config.env),

@@ -194,6 +194,14 @@ class ExecDriver(Protocol):
         """Forget a container, killing what still runs of it; the pod stays. Missing is fine, of a pod that is missing too."""
         ...
 
+    def check_directory(self, mounts: Sequence[Mapping[str, Any]], path: str) -> None:
+        """Raise FailedPrecondition unless `path` is a directory of what `mounts` show (`rootfs` as in ContainerSpec)."""
+        ...
+
+    def maps_owners(self, directory: str) -> bool:
+        """Whether pods with user namespaces can have their files on the file system of that directory of the host."""
+        ...
+
     def reopen_log(self, pod_id: str, container_id: str) -> None:
         """Go on in a new log file of the same name, which is there on return: the old one has been renamed."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,14 @@ def _image(mount: Mount, view: Sequence[RootfsMount]) -> dict[str, Any]:
     return {
         "destination": os.path.normpath(mount.target),
         "type": "image",
-        "layers": [{"type": each.type, "source": each.source, "options": list(each.options)} for each in view],
+        "layers": mount_tables(view),
         "subPath": mount.sub_path,
     }
+
+
+def mount_tables(mounts: Iterable[RootfsMount]) -> list[dict[str, Any]]:
+    """The mounts of a root file system, as exec drivers take them."""
+    return [{"type": each.type, "source": each.source, "options": list(each.options)} for each in mounts]
 
 
 def devices(asked: Sequence[Device]) -> list[tuple[dict[str, Any], str]]:

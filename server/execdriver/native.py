@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,16 @@ class NativeDriver:
         with contextlib.suppress(NotFound, Unavailable):
             self._call(pod_id, {"op": "forget", "container": container_id}, END_SECONDS)
         self._call_soon(self._forget_container, pod_id, container_id)
+
+    def check_directory(self, mounts: Sequence[Mapping[str, Any]], path: str) -> None:
+        self._spawner.run_task("check_directory", {"layers": list(mounts), "path": path})
+
+    def maps_owners(self, directory: str) -> bool:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return bool(self._spawner.run_task("maps_owners", {}, [fd])["mapped"])
+        finally:
+            os.close(fd)
 
     def reopen_log(self, pod_id: str, container_id: str) -> None:
         self._call(pod_id, {"op": "reopen", "container": container_id})

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,7 @@ _STAGING = "/sys"
 """Where the root file system is mounted for a moment: any directory that every machine has, for only this namespace sees it covered."""
 
 _OVERLAY_DIRECTORIES = ("lowerdir", "upperdir", "workdir")
-_IMAGE_ATTRIBUTES = (
-    syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-)
+_IMAGE_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _ORDINARY_PROPAGATION = syscalls.MS_REC | syscalls.MS_PRIVATE
 
 
@@ -146,16 +144,30 @@ def mount_root(layers: Sequence[Layer], shift: Shift | None = None) -> int:
 
 def _show_image(mount: Mount, shift: Shift | None, stack: ExitStack) -> int:
     """A detached mount of a directory of an image. What was mounted for it on the way is gone again."""
-    with ExitStack() as opened, doing(f"mount at {mount.destination}: cannot show of the image", f"/{mount.sub_path}"):
-        root = mount_root(plan_layers(mount.layers), shift)
-        opened.callback(os.close, root)
-        opened.callback(syscalls.umount, _STAGING, syscalls.MNT_DETACH)
-        directory = open_in_root(root, f"/{mount.sub_path}", os.O_PATH | os.O_DIRECTORY)
-        opened.callback(os.close, directory)
+    with (
+        doing(f"mount at {mount.destination}: cannot show of the image", f"/{mount.sub_path}"),
+        shown_directory(plan_layers(mount.layers), mount.sub_path, shift) as directory,
+    ):
         tree = syscalls.open_tree(directory, "", recursive=False)
         stack.callback(os.close, tree)
         syscalls.mount_setattr(tree, _IMAGE_ATTRIBUTES, propagation=syscalls.MS_PRIVATE, recursive=False)
     return tree
+
+
+@contextmanager
+def shown_directory(layers: Sequence[Layer], path: str, shift: Shift | None = None) -> Iterator[int]:
+    """A directory of what the layers show, as O_PATH; `path` is confined to that. Mounted, as by `mount_root`, until the end.
+
+    Raises StartError, OSError when there is no such directory.
+    """
+    with ExitStack() as opened:
+        root = mount_root(layers, shift)
+        opened.callback(os.close, root)
+        opened.callback(syscalls.umount, _STAGING, syscalls.MNT_DETACH)
+        with doing("open of the image", f"/{path}"):
+            directory = open_in_root(root, f"/{path}", os.O_PATH | os.O_DIRECTORY)
+        opened.callback(os.close, directory)
+        yield directory
 
 
 def _clone_layer(layer: Layer, stack: ExitStack) -> int | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from moorage.server.supervisor import trees
+from moorage.server.supervisor import lookups, trees
 from moorage.server.supervisor.unpack import unpack
 
 
@@ -36,4 +36,6 @@ TASKS: dict[str, Task] = {
     "remove_tree": trees.remove_tree,
     "measure_tree": trees.measure_tree,
     "inherit": trees.inherit,
+    "check_directory": lookups.check_directory,
+    "maps_owners": lookups.maps_owners,
 }
