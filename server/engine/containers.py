@@ -159,4 +159,5 @@ class Containers:
 
     @staticmethod
     def _event(tx: Transaction, container: Container, action: str, **attributes: object) -> None:
-        tx.event(KIND, action, container.id, container.name, **{key: str(value) for key, value in attributes.items()})
+        told = {"pod": container.pod_id, **attributes} if container.pod_id else attributes
+        tx.event(KIND, action, container.id, container.name, **{key: str(value) for key, value in told.items()})

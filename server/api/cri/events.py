@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -33,24 +34,18 @@ class EventCalls(Calls):
         self, request: pb.GetEventsRequest, context: Ctx
     ) -> AsyncIterator[pb.ContainerEventResponse]:
         caller = ctx.of(context)
-        members = {container.id: container.pod_id for container in await self._containers(caller)}
         command = commands.Events(
-            kinds=frozenset(kind for kind, _ in TYPES), actions=frozenset(action for _, action in TYPES)
+            since_ns=time.time_ns(),
+            kinds=frozenset(kind for kind, _ in TYPES),
+            actions=frozenset(action for _, action in TYPES),
         )
+        # Tells a client, before anything happens, that it misses nothing from now on.
+        await context.send_initial_metadata(())
         async with aclosing(self._engine.stream(command, caller)) as items:
             async for event in items:
-                pod_id = event.id if event.kind == "pod" else await self._pod_of(event, members, caller)
-                if pod_id:
+                # A container without a pod is not CRI's.
+                if pod_id := event.id if event.kind == "pod" else event.attributes.get("pod"):
                     yield await self._event_message(event, pod_id, caller)
-
-    async def _pod_of(self, event: Event, members: dict[str, str], caller: Context) -> str:
-        """The pod of an event's container, which may be gone by now; empty for one that is not CRI's."""
-        if event.id not in members:
-            try:
-                members[event.id] = (await self._engine.run(commands.InspectContainer(event.id), caller)).pod_id
-            except NotFound:
-                return event.attributes.get("pod", "")
-        return members.pop(event.id) if event.action == "remove" else members[event.id]
 
     async def _event_message(self, event: Event, pod_id: str, caller: Context) -> pb.ContainerEventResponse:
         """Without statuses when the pod is gone."""
