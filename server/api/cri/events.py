@@ -44,7 +44,8 @@ class EventCalls(Calls):
         async with aclosing(self._engine.stream(command, caller)) as items:
             async for event in items:
                 # A container without a pod is not CRI's.
-                if pod_id := event.id if event.kind == "pod" else event.attributes.get("pod"):
+                pod_id = event.id if event.kind == "pod" else event.attributes.get("pod")
+                if pod_id and (event.kind, event.action) in TYPES:
                     yield await self._event_message(event, pod_id, caller)
 
     async def _event_message(self, event: Event, pod_id: str, caller: Context) -> pb.ContainerEventResponse:
