@@ -264,6 +264,8 @@ class Container:
     exit: ExitStatus | None = None
     pod_id: str = ""
     """The pod it belongs to; empty when it is one of its own, with the same ID."""
+    image_ref: str = ""
+    """The image by repository and digest as it was called when the container was made; its ID where it had no such name."""
     mounted_images: tuple[str, ...] = ()
     """IDs of the images that its mounts of kind `image` show, in their order."""
 

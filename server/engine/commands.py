@@ -366,9 +366,10 @@ class RemovedImage:
 
 @dataclass(frozen=True)
 class RemoveImage(Command[RemovedImage]):
-    """Delete a tag or an image."""
+    """Delete a tag or an image. With `forget` all its names go even while containers hold it, and the image with the last of those."""
 
     reference: str
+    forget: bool = False
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Images:
 
     def remove(self, job: Job, command: commands.RemoveImage) -> commands.RemovedImage:
         """Delete a tag or an image that no container holds."""
-        removed = self._graph.remove(self.key(command.reference), self._containers.using)
+        removed = self._graph.remove(self.key(command.reference), self._containers.using, command.forget)
         return commands.RemovedImage(tuple(removed.untagged), tuple(removed.deleted), removed.reclaimed)
 
 

@@ -150,6 +150,8 @@ class Recovery:
         for stray in self._places.pod_directories() - records.keys():
             shutil.rmtree(self._places.pod_directory(stray), ignore_errors=True)
         collected = self._graph.collect(set(containers))
+        for image in self._graph.list():
+            self._graph.drop_nameless(image.id, self._containers.using)
         log.info("collected", extra={"what": str(collected)})
 
 

@@ -171,17 +171,21 @@ class Graph:
             image, tags=tuple(self._db.names(TAG, image.id)), digests=tuple(self._db.names(DIGEST, image.id))
         )
 
-    def remove(self, name: str, in_use: Callable[[str], Sequence[str]]) -> Removed:
+    def remove(self, name: str, in_use: Callable[[str], Sequence[str]], forget: bool = False) -> Removed:
         """Take a name away, and with the last tag the image; by ID, take all names and the image.
 
         `in_use` answers the containers made from an image ID. Raises NotFound; FailedPrecondition, with nothing changed, when the image
-        would go and a container holds it.
+        would go and a container holds it. With `forget` all names go in any case, and an image that a container holds stays without
+        one, for `drop_nameless`.
         """
         image = self.get(name)
-        untagged = self._names_to_go(image, name)
+        untagged = self._names_to_go(image, image.id if forget else name)
         last = set(untagged) >= set(image.tags)
         if last:
             untagged = [*image.tags, *image.digests]
+        if last and forget and in_use(image.id):
+            last = False
+        elif last:
             self._refuse_in_use(image, in_use)
         blobs = [blob for edge, blob in self._db.edges(CONTENT).items() if edge.startswith(f"{image.id}/")]
         with self._db.transaction(durable=True) as tx:
@@ -196,6 +200,16 @@ class Graph:
         if not last:
             return Removed(tuple(untagged), (), 0)
         return Removed(tuple(untagged), (image.id,), self._sweep(image, blobs))
+
+    def drop_nameless(self, image_id: str, in_use: Callable[[str], Sequence[str]]) -> None:
+        """Delete an image that has neither name nor container any more; any other, or none, is fine."""
+        image = self._db.get(KIND, image_id, Image)
+        if image is None or self._named(image).tags or self._named(image).digests or in_use(image_id):
+            return
+        try:
+            self.remove(image_id, in_use)
+        except (NotFound, FailedPrecondition) as error:
+            log.info("image %s is left to others: %s", image_id, error.message)
 
     def _names_to_go(self, image: Image, name: str) -> Sequence[str]:
         """With a tag go the digests of its repository, if it has no other tag there."""

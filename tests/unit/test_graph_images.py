@@ -297,6 +297,25 @@ def test_an_image_in_use_stays_as_it_is(house: House) -> None:
     assert house.graph.get(LATEST) == image
 
 
+def test_a_forgotten_image_goes_with_its_last_container(house: House) -> None:
+    image, users = house.image(b"base", tags=(LATEST, "quay.io/b:2")), ["web"]
+    removed = house.graph.remove(LATEST, lambda _: users, forget=True)
+    assert set(removed.untagged) == {*image.tags, *image.digests} and removed.deleted == ()
+    house.graph.drop_nameless(image.id, lambda _: users)
+    assert (house.graph.get(image.id).tags, house.graph.get(image.id).digests) == ((), ())
+    users.clear()
+    house.graph.drop_nameless(image.id, lambda _: users)
+    house.graph.drop_nameless(image.id, lambda _: users)
+    with pytest.raises(NotFound):
+        house.graph.get(image.id)
+
+
+def test_only_a_nameless_image_is_dropped(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    house.graph.drop_nameless(image.id, nobody)
+    assert house.graph.get(LATEST) == image
+
+
 def test_an_edge_from_elsewhere_keeps_the_image(house: House) -> None:
     image = house.image(b"base", tags=(LATEST,))
     with house.db.transaction() as tx:

@@ -197,7 +197,6 @@ def container_status(value: Container, *, image: Image | None, identity: Identit
     """A container, whole. `image` is None when it has been removed, `identity` when no process of it runs."""
     config, end = value.config, _end(value)
     name = image.tags[0] if image and image.tags else config.image
-    reference = image.digests[0] if image and image.digests else value.image_id
     return pb.ContainerStatus(
         id=value.id,
         metadata=container_metadata(config),
@@ -209,7 +208,7 @@ def container_status(value: Container, *, image: Image | None, identity: Identit
         reason=_reason(end) if end else "",
         message=end.error if end else "",
         image=pb.ImageSpec(image=name, user_specified_image=config.image, image_ref=value.image_id),
-        image_ref=reference,
+        image_ref=value.image_ref or value.image_id,
         image_id=value.image_id,
         labels=config.labels,
         annotations=config.annotations,

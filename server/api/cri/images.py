@@ -41,7 +41,7 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
         caller = ctx.of(context)
         if not request.image.image:
             raise InvalidArgument("no image was named", field="image")
-        found = await self._image(request.image.image, caller)
+        found = await self._known(request.image.image, caller)
         if found is None:
             return pb.ImageStatusResponse()
         info = {"info": _info(found)} if request.verbose else {}
@@ -59,21 +59,22 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
         return pb.PullImageResponse(image_ref=pulled.id)
 
     async def RemoveImage(self, request: pb.RemoveImageRequest, context: Ctx) -> pb.RemoveImageResponse:
-        """With one name go all of them. Whoever else removes it at the same time has done our work."""
+        """With one name go all of them, and the image as soon as no container holds it. Whoever else removes it meanwhile has done
+        our work."""
         caller = ctx.of(context)
         if not request.image.image:
             raise InvalidArgument("no image was named", field="image")
         for attempt in range(REMOVAL_TRIES):
-            found = await self._image(request.image.image, caller)
+            found = await self._known(request.image.image, caller)
             if found is None:
                 break
             try:
-                await self._engine.run(commands.RemoveImage(found.id), caller)
+                await self._engine.run(commands.RemoveImage(found.id, forget=True), caller)
             except NotFound:
                 break
             except FailedPrecondition as error:
-                if error.reason == "IMAGE_IN_USE" or attempt == REMOVAL_TRIES - 1:
-                    raise
+                if attempt == REMOVAL_TRIES - 1:
+                    raise FailedPrecondition(error.message, reason=error.reason, hint="try again") from error
         return pb.RemoveImageResponse()
 
     async def ImageFsInfo(self, request: pb.ImageFsInfoRequest, context: Ctx) -> pb.ImageFsInfoResponse:
@@ -91,14 +92,24 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
     async def _listed(self, wanted: pb.ImageFilter, caller: Context) -> list[pb.Image]:
         pinned = await self._pinned(caller)
         if wanted.image.image:
-            found = await self._image(wanted.image.image, caller)
+            found = await self._known(wanted.image.image, caller)
             return [image(found, pinned)] if found else []
-        return [image(each, pinned) for each in await self._engine.run(commands.ListImages(), caller)]
+        images = await self._engine.run(commands.ListImages(), caller)
+        return [image(each, pinned) for each in images if _has_name(each)]
+
+    async def _known(self, text: str, caller: Context) -> Image | None:
+        """An image that has not been removed, whether or not a container still holds it."""
+        found = await self._image(text, caller)
+        return found if found is not None and _has_name(found) else None
 
     async def _pinned(self, caller: Context) -> set[str]:
         """IDs of the images that the configuration pins."""
         found = [await self._image(name, caller) for name in self._setting.config.pinned_images]
         return {each.id for each in found if each is not None}
+
+
+def _has_name(value: Image) -> bool:
+    return bool(value.tags or value.digests)
 
 
 def image(value: Image, pinned: set[str]) -> pb.Image:
