@@ -32,6 +32,7 @@ from moorage.server.execdriver.base import (
 )
 from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.libcontainer.cgroups import CgroupStats
+from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import ExitStatus, Image, ImageConfig, Layer, Platform
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.registry.progress import PullProgress, PullStage
@@ -174,7 +175,7 @@ class FakeExecDriver:
     def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
         self.calls.append(("configure_network", pod_id, tuple(interfaces)))
 
-    def start(self, pod_id: str, spec: ContainerSpec, stage: Callable[[str], None]) -> Started:
+    def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
         self.calls.append(("start", spec.id))
         self.specs[spec.id] = spec
         argv = spec.config["process"]["args"]

@@ -177,7 +177,7 @@ def test_channel_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     with ours, theirs, ExitStack() as stack, pytest.raises(StartError, match="no progress"):
-        channel.listen(ours, lambda _: None, [], stack)
+        channel.listen(ours, lambda _name, _at=0: None, [], stack)
 
 
 def test_paths_inside_a_root(tmp_path: Path) -> None:
