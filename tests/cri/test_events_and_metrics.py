@@ -115,7 +115,6 @@ def test_statistics_of_a_container(cri: Cri) -> None:
     assert stats.memory.working_set_bytes.value > 0
     assert stats.cpu.timestamp > 0
     assert stats.writable_layer.fs_id.mountpoint
-    assert stats.writable_layer.inodes_used.value > 0
 
 
 def test_cores_in_use_are_told_from_the_second_sample_on(cri: Cri) -> None:
