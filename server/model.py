@@ -62,6 +62,14 @@ class Image:
 
 
 @dataclass(frozen=True)
+class DiskUsage:
+    """What a tree of files takes on the disk."""
+
+    bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True)
 class IdMap:
     """A range of IDs of a user namespace: `length` IDs from `container` on inside are those from `host` on outside."""
 

@@ -33,7 +33,7 @@ from moorage.server.execdriver.base import (
 from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.libcontainer.cgroups import CgroupStats
 from moorage.server.libcontainer.channel import StageListener
-from moorage.server.model import ExitStatus, Image, ImageConfig, Layer, Platform
+from moorage.server.model import DiskUsage, ExitStatus, Image, ImageConfig, Layer, Platform
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.registry.progress import PullProgress, PullStage
 
@@ -311,8 +311,8 @@ class FakeGraph:
     def remove_rootfs(self, container_id: str) -> None:
         self.roots.discard(container_id)
 
-    def rootfs_size(self, container_id: str) -> int:
-        return 4096
+    def rootfs_usage(self, container_id: str) -> DiskUsage:
+        return DiskUsage(4096, 2)
 
     def collect(self, containers: set[str]) -> Mapping[str, int]:
         self.roots &= containers

@@ -69,7 +69,9 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
 
     async def GetContainer(self, request: pb.GetContainerRequest, context: Ctx) -> pb.Container:
         found = await self._engine.run(commands.InspectContainer(request.id), ctx.of(context))
-        size = await self._engine.run(commands.SizeContainer(found.id), ctx.of(context)) if request.size else 0
+        size = (
+            (await self._engine.run(commands.MeasureContainer(found.id), ctx.of(context))).bytes if request.size else 0
+        )
         return self._container(found, size)
 
     async def WaitContainer(self, request: pb.WaitContainerRequest, context: Ctx) -> pb.WaitContainerResponse:

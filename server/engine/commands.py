@@ -13,6 +13,7 @@ from moorage.server.engine.job import Command, Job, StreamCommand
 from moorage.server.model import (
     Container,
     ContainerConfig,
+    DiskUsage,
     Event,
     ExitStatus,
     Image,
@@ -102,8 +103,8 @@ class InspectContainer(Command[Container]):
 
 
 @dataclass(frozen=True)
-class SizeContainer(Command[int]):
-    """Bytes in a container's writable layer."""
+class MeasureContainer(Command[DiskUsage]):
+    """What a container's writable layer takes."""
 
     id: str
 

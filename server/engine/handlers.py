@@ -60,7 +60,7 @@ def table(
         | c.Kill
         | c.Remove
         | c.Reap
-        | c.SizeContainer
+        | c.MeasureContainer
         | c.Wait
         | c.Top
         | c.Attach
@@ -90,7 +90,7 @@ def table(
         Verb("reap", c.Reap, lifecycle.reap, Lane.KERNEL, subject, by_id),
         Verb("containers", c.ListContainers, listing.containers, Lane.READ),
         Verb("container_inspect", c.InspectContainer, listing.container, Lane.READ),
-        Verb("container_size", c.SizeContainer, listing.size, Lane.DISK, subject),
+        Verb("container_size", c.MeasureContainer, listing.usage, Lane.DISK, subject),
         Verb("wait", c.Wait, listing.wait, Lane.WAIT, subject),
         Verb("top", c.Top, system.top, Lane.KERNEL, subject),
         Verb("update", c.Update, adjust.update, Lane.KERNEL, subject, by_id),

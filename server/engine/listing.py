@@ -9,7 +9,7 @@ from moorage.server.engine.containers import Containers
 from moorage.server.engine.job import Job
 from moorage.server.errors import NotFound
 from moorage.server.graph.graph import Graph
-from moorage.server.model import Container, ExitStatus, Image
+from moorage.server.model import Container, DiskUsage, ExitStatus, Image
 
 
 class Listing:
@@ -31,9 +31,9 @@ class Listing:
         """One container."""
         return self._containers.get(command.id)
 
-    def size(self, job: Job, command: commands.SizeContainer) -> int:
-        """Bytes in a container's writable layer."""
-        return self._graph.rootfs_size(self._containers.resolve(command.id))
+    def usage(self, job: Job, command: commands.MeasureContainer) -> DiskUsage:
+        """What a container's writable layer takes."""
+        return self._graph.rootfs_usage(self._containers.resolve(command.id))
 
     async def wait(self, job: Job, command: commands.Wait) -> ExitStatus:
         """How it ended, once it does not run."""

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Internal
 from moorage.server.graph.drivers.base import Unpacked, Whiteouts
+from moorage.server.model import DiskUsage
 
 RunTask = Callable[[str, dict[str, Any], Sequence[int], CancelToken | None], dict[str, Any]]
 """Runs a function of the supervisor's task table in a child: name, arguments, descriptors (the caller's to close), cancel."""
@@ -67,9 +68,10 @@ class ConfinedRunner:
         except FileNotFoundError:
             return
 
-    def measure_tree(self, directory: str) -> int:
+    def measure_tree(self, directory: str) -> DiskUsage:
         with opened(directory) as fd:
-            return int(self._run_task("measure_tree", {}, [fd], None)["bytes"])
+            measured = self._run_task("measure_tree", {}, [fd], None)
+        return DiskUsage(int(measured["bytes"]), int(measured["inodes"]))
 
 
 def feed(tar: BinaryIO, pipe: RawIOBase, cancel: CancelToken) -> bool:

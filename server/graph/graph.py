@@ -28,7 +28,7 @@ from moorage.server.graph.content import ContentStore, check_digest, days_ago_ns
 from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
-from moorage.server.model import Image, Layer
+from moorage.server.model import DiskUsage, Image, Layer
 
 KIND = "image"
 TAG = "tag"
@@ -292,9 +292,9 @@ class Graph:
         """Delete a container's writable layer; missing is fine."""
         self.driver.remove(container_id)
 
-    def rootfs_size(self, container_id: str) -> int:
-        """Bytes in a container's writable layer."""
-        return self.driver.size(container_id)
+    def rootfs_usage(self, container_id: str) -> DiskUsage:
+        """What a container's writable layer takes."""
+        return self.driver.usage(container_id)
 
     def close(self) -> None:
         """Wait until what was removed is off the disk."""

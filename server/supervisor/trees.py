@@ -50,10 +50,14 @@ def inherit(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def measure_tree(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Answer the `bytes` on disk of all that is in the directory fds[0]. It may change meanwhile, and what has gone is not counted."""
+    """Answer the `bytes` on disk and `inodes` of the directory fds[0] with all that is in it.
+
+    It may change meanwhile, and what has gone is not counted.
+    """
     (root,) = fds
     enter(root, FILE_CAPABILITIES)
-    return {"bytes": measure(root)}
+    total, inodes = measure(root)
+    return {"bytes": total, "inodes": inodes}
 
 
 def empty_directory(root: int) -> None:
@@ -124,9 +128,9 @@ def remove_entry(directory: int, name: bytes) -> None:
         os.rmdir(name, dir_fd=directory)
 
 
-def measure(root: int) -> int:
-    """The bytes on disk, hard links counted once."""
-    total, seen, pending = 0, set(), [b""]
+def measure(root: int) -> tuple[int, int]:
+    """Bytes on disk of all that is in a directory, and its inodes with the directory's own; hard links are counted once."""
+    total, inodes, seen, pending = 0, 1, set(), [b""]
     while pending:
         path = pending.pop()
         try:
@@ -145,9 +149,10 @@ def measure(root: int) -> int:
                 elif status.st_nlink > 1:
                     seen.add(status.st_ino)
                 total += status.st_blocks * 512
+                inodes += 1
         finally:
             os.close(fd)
-    return total
+    return total, inodes
 
 
 def _status(name: str, fd: int) -> os.stat_result | None:

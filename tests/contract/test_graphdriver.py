@@ -258,9 +258,11 @@ def test_containers_do_not_see_one_another_and_leave_layers_alone(driver: GraphD
 def test_size_is_what_is_on_the_disk(driver: GraphDriver, tmp_path: Path) -> None:
     apply(driver, BASE, "", base())
     driver.create("c1", BASE)
-    before = driver.size("c1")
+    before = driver.usage("c1")
     in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", "open('new', 'wb').write(bytes(3 << 20)); os.link('new', 'again')")
-    assert 3 << 20 <= driver.size("c1") - before < 4 << 20
+    after = driver.usage("c1")
+    assert 3 << 20 <= after.bytes - before.bytes < 4 << 20
+    assert after.inodes - before.inodes == 1
 
 
 def test_an_image_without_layers_is_empty(driver: GraphDriver, tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ def test_a_tree_of_any_depth_is_deleted(driver: GraphDriver, tmp_path: Path) -> 
         "os.mkdir('moorage-0')\nfor _ in range(1500): open('f', 'w').close(); os.mkdir('d' * 100); os.chdir('d' * 100)"
     )
     in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", deep)
-    assert driver.size("c1") > 0
+    assert driver.usage("c1").bytes > 0
     driver.remove("c1")
     driver.close()
     assert list((tmp_path / "root" / driver.name / "trash").iterdir()) == []
@@ -366,7 +368,7 @@ def test_malformed_chain_ids_never_become_paths(driver: GraphDriver, bad: str) -
 
 @pytest.mark.parametrize("bad", ["../c", "", ".", "a/b", "x" * 200])
 def test_malformed_container_ids_never_become_paths(driver: GraphDriver, bad: str) -> None:
-    for action in (driver.remove, driver.rootfs, driver.size):
+    for action in (driver.remove, driver.rootfs, driver.usage):
         with pytest.raises(InvalidArgument):
             action(bad)
     with pytest.raises(InvalidArgument):

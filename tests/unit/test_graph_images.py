@@ -21,7 +21,7 @@ from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.graph.layers import chain_ids
-from moorage.server.model import Image, Layer
+from moorage.server.model import DiskUsage, Image, Layer
 
 REPOSITORY = "docker.io/library/busybox"
 LATEST = f"{REPOSITORY}:latest"
@@ -76,8 +76,8 @@ class MemoryDriver:
     def containers(self) -> set[str]:
         return set(self.writable)
 
-    def size(self, container_id: str) -> int:
-        return len(self.writable[container_id])
+    def usage(self, container_id: str) -> DiskUsage:
+        return DiskUsage(len(self.writable[container_id]), 1)
 
     def collect(self) -> int:
         return 1
@@ -371,7 +371,7 @@ def test_root_file_systems_come_from_the_driver(house: House) -> None:
     house.graph.create_rootfs("c1", image.id)
     assert house.driver.writable == {"c1": image.layers[-1].chain_id}
     assert house.graph.rootfs("c1")[0].source == image.layers[-1].chain_id
-    assert house.graph.rootfs_size("c1") == 71
+    assert house.graph.rootfs_usage("c1") == DiskUsage(71, 1)
     house.graph.remove_rootfs("c1")
     house.graph.remove_rootfs("c1")
     with pytest.raises(NotFound):

@@ -18,33 +18,33 @@ from moorage.server.engine import podcommands as pods
 from moorage.server.engine.engine import Engine
 from moorage.server.engine.job import Context
 from moorage.server.errors import MoorageError, NotFound
-from moorage.server.model import Container, PodRecord
+from moorage.server.model import Container, DiskUsage, PodRecord
 
 SIZE_SECONDS = 10.0
 """How old the size of a writable layer may be: to learn it means to walk a tree of files."""
 SIZER = Context("cri-stats")
 
 
-class LayerSizes:
-    """Sizes of writable layers, learnt in the background, one after the other. Belongs to the event loop."""
+class LayerUsages:
+    """What writable layers take, learnt in the background, one after the other. Belongs to the event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._known: dict[str, tuple[float, int]] = {}
+        self._known: dict[str, tuple[float, DiskUsage]] = {}
         self._wanted: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def get(self, container_id: str) -> int | None:
+    def get(self, container_id: str) -> DiskUsage | None:
         """What was last learnt; None before the first time. Has it learnt again when that is too long ago."""
         known = self._known.get(container_id)
         if known is None or time.monotonic() - known[0] > SIZE_SECONDS:
             self._wanted[container_id] = None
             if self._task is None or self._task.done():
-                self._task = asyncio.get_running_loop().create_task(self._learn_all(), name="cri-layer-sizes")
+                self._task = asyncio.get_running_loop().create_task(self._learn_all(), name="cri-layer-usages")
         return None if known is None else known[1]
 
-    async def fresh(self, container_id: str, caller: Context) -> int:
-        """The size, learnt now unless it is known."""
+    async def fresh(self, container_id: str, caller: Context) -> DiskUsage:
+        """The usage, learnt now unless it is known."""
         known = self.get(container_id)
         return await self._learn(container_id, caller) if known is None else known
 
@@ -57,11 +57,11 @@ class LayerSizes:
             except MoorageError:
                 self._known.pop(container_id, None)
 
-    async def _learn(self, container_id: str, caller: Context) -> int:
-        size = await self._engine.run(commands.SizeContainer(container_id), caller)
+    async def _learn(self, container_id: str, caller: Context) -> DiskUsage:
+        usage = await self._engine.run(commands.MeasureContainer(container_id), caller)
         self._wanted.pop(container_id, None)
-        self._known[container_id] = (time.monotonic(), size)
-        return size
+        self._known[container_id] = (time.monotonic(), usage)
+        return usage
 
     def keep(self, container_ids: Iterable[str]) -> None:
         """Forget all others."""
@@ -74,14 +74,14 @@ class StatsCalls(Calls):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._sizes = LayerSizes(setting.engine)
+        self._usages = LayerUsages(setting.engine)
 
     async def ContainerStats(self, request: pb.ContainerStatsRequest, context: Ctx) -> pb.ContainerStatsResponse:
         caller = ctx.of(context)
         container = await self._container(request.container_id, caller)
         samples = await self._samples(caller, container.id)
-        size = await self._sizes.fresh(container.id, caller)
-        return pb.ContainerStatsResponse(stats=self._container_stats(container, samples.get(container.id), size))
+        usage = await self._usages.fresh(container.id, caller)
+        return pb.ContainerStatsResponse(stats=self._container_stats(container, samples.get(container.id), usage))
 
     async def ListContainerStats(
         self, request: pb.ListContainerStatsRequest, context: Ctx
@@ -115,11 +115,11 @@ class StatsCalls(Calls):
 
     async def _listed_containers(self, wanted: pb.ContainerStatsFilter, caller: Context) -> list[pb.ContainerStats]:
         known = await self._containers(caller)
-        self._sizes.keep(container.id for container in known)
+        self._usages.keep(container.id for container in known)
         found = filters.containers_with_stats(known, wanted)
         samples = await self._samples(caller)
         return [
-            self._container_stats(container, samples[container.id], self._sizes.get(container.id))
+            self._container_stats(container, samples[container.id], self._usages.get(container.id))
             for container in found
             if container.id in samples
         ]
@@ -145,7 +145,7 @@ class StatsCalls(Calls):
         config = sample.pod.config
         when = sample.time_ns or time.time_ns()
         members = [
-            self._container_stats(containers[each.id], each, self._sizes.get(each.id))
+            self._container_stats(containers[each.id], each, self._usages.get(each.id))
             for each in sample.containers
             if each.id in containers
         ]
@@ -168,7 +168,7 @@ class StatsCalls(Calls):
         )
 
     def _container_stats(
-        self, container: Container, sample: commands.Sample | None, size: int | None
+        self, container: Container, sample: commands.Sample | None, usage: DiskUsage | None
     ) -> pb.ContainerStats:
         """One that does not run has only attributes and a writable layer."""
         config = container.config
@@ -182,7 +182,8 @@ class StatsCalls(Calls):
             writable_layer=pb.FilesystemUsage(
                 timestamp=sample.time_ns if sample else time.time_ns(),
                 fs_id=pb.FilesystemIdentifier(mountpoint=str(self._setting.root)),
-                used_bytes=_value(size or 0),
+                used_bytes=_value(usage.bytes if usage else 0),
+                inodes_used=_value(usage.inodes if usage else 0),
             ),
         )
         if sample is not None:

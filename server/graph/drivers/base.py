@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
 from moorage.server.cancel import CancelToken
+from moorage.server.model import DiskUsage
 
 Whiteouts = Literal["overlay", "apply"]
 """How an unpacker treats `.wh.` entries: make overlay's own whiteouts, or delete what they hide in the directory itself."""
@@ -62,8 +63,8 @@ class Confined(Protocol):
         """Delete `directory` and all below it; missing is fine."""
         ...
 
-    def measure_tree(self, directory: str) -> int:
-        """Bytes on disk of all that is below `directory`, which may change meanwhile."""
+    def measure_tree(self, directory: str) -> DiskUsage:
+        """What `directory` takes with all that is below it, which may change meanwhile."""
         ...
 
 
@@ -106,8 +107,8 @@ class GraphDriver(Protocol):
         """Container IDs that have a writable layer on disk."""
         ...
 
-    def size(self, container_id: str) -> int:
-        """Bytes in the container's writable layer."""
+    def usage(self, container_id: str) -> DiskUsage:
+        """What the container's writable layer takes."""
         ...
 
     def collect(self) -> int:

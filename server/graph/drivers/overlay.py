@@ -19,6 +19,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
 from moorage.server.graph.drivers.base import Confined, RootfsMount
 from moorage.server.graph.drivers.storage import Storage
+from moorage.server.model import DiskUsage
 
 OPAQUE_XATTR = "trusted.overlay.opaque"
 
@@ -118,7 +119,7 @@ class OverlayDriver:
     def containers(self) -> set[str]:
         return set(os.listdir(self._storage.containers))
 
-    def size(self, container_id: str) -> int:
+    def usage(self, container_id: str) -> DiskUsage:
         return self._confined.measure_tree(str(self._container(container_id) / "upper"))
 
     def collect(self) -> int:

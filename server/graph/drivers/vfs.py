@@ -14,6 +14,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, NotFound
 from moorage.server.graph.drivers.base import Confined, RootfsMount
 from moorage.server.graph.drivers.storage import Storage
+from moorage.server.model import DiskUsage
 
 
 class VfsDriver:
@@ -77,7 +78,7 @@ class VfsDriver:
     def containers(self) -> set[str]:
         return set(os.listdir(self._storage.containers))
 
-    def size(self, container_id: str) -> int:
+    def usage(self, container_id: str) -> DiskUsage:
         return self._confined.measure_tree(str(self._tree(container_id)))
 
     def collect(self) -> int:
