@@ -211,7 +211,10 @@ class ExecDriver(Protocol):
         ...
 
     def remove_pod(self, pod_id: str) -> None:
-        """Kill what still runs in it, end the supervisor, delete its files and its containers' cgroups. Missing is fine."""
+        """Kill what still runs in it, and delete it with its containers' cgroups. Missing is fine.
+
+        Its ID is free on return; a process of ours that held it may be there a moment longer.
+        """
         ...
 
     async def attach(self, pod_id: str, container_id: str, spec: AttachSpec) -> ProcessStream:

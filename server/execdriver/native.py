@@ -1,6 +1,7 @@
 """The exec driver `native`: our own supervisors and libcontainer.
 
     <state>/pods/<pod id>/     0700; supervisor.sock, and what supervisor.py says of the other files
+    <state>/pods/.<pod id>-…/  a removed one, which is being deleted
 
 A pod lives as long as its directory. What a call asks of a supervisor goes over a connection of its own; one more a pod, the watch, stays
 open and brings the ends of its containers. When that breaks the supervisor has died: its containers are killed then, and reported.
@@ -16,7 +17,9 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,8 @@ class NativeDriver:
         self._cleaning = threading.Lock()
         """Held by who looks at what a dead supervisor left, or deletes it."""
         self._removing: set[str] = set()
+        self._ending = ThreadPoolExecutor(1, "moorage-pods")
+        """Sees supervisors end whose pods are gone already."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_exit: ExitCallback | None = None
         # These belong to the loop's thread.
@@ -81,6 +86,7 @@ class NativeDriver:
         self._watches.clear()
         if self._background:
             await asyncio.wait(self._background)
+        await asyncio.to_thread(self._ending.shutdown)
 
     async def recover(self) -> list[PodStatus]:
         found = await asyncio.to_thread(self._find)
@@ -152,13 +158,39 @@ class NativeDriver:
         directory = self._directory(pod_id)
         if directory.exists():
             self._removing.add(pod_id)
-            with contextlib.suppress(MoorageError):
-                _end_supervisor(native_channel.connect(directory), pod_id)
-            with self._cleaning, contextlib.suppress(FileNotFoundError):
-                for status in clean_up(directory, self._cgroups):
-                    self._call_soon(self._tell, pod_id, status)
-                shutil.rmtree(directory)
+            for status in self._end_softly(directory) or self._end_surely(directory):
+                self._call_soon(self._tell, pod_id, status)
         self._call_soon(self._forget, pod_id)
+
+    def _end_softly(self, directory: Path) -> list[ContainerStatus] | None:
+        """Have a supervisor end its containers; that it ends itself, and its files go, happens later. None when it did not do it all."""
+        with contextlib.suppress(MoorageError, TimeoutError, FileNotFoundError), contextlib.ExitStack() as stack:
+            sock = stack.enter_context(native_channel.connect(directory))
+            sock.settimeout(END_SECONDS)
+            pidfd = native_channel.peer_pidfd(sock)
+            if pidfd is None:
+                return None
+            stack.callback(os.close, pidfd)
+            answer = native_channel.ask(Channel(sock), directory.name, {"op": "remove"})
+            if not answer["clean"]:
+                return None
+            # Out of the way of another pod of this ID.
+            left = directory.with_name(f".{directory.name}-{time.monotonic_ns()}")
+            directory.rename(left)
+            stack.pop_all()
+            sock.close()
+            self._ending.submit(_finish, pidfd, left)
+            return [container_status(each) for each in answer["containers"]]
+        return None
+
+    def _end_surely(self, directory: Path) -> list[ContainerStatus]:
+        with contextlib.suppress(MoorageError):
+            _end_supervisor(native_channel.connect(directory), directory.name)
+        with self._cleaning, contextlib.suppress(FileNotFoundError):
+            ended = clean_up(directory, self._cgroups)
+            shutil.rmtree(directory)
+            return ended
+        return []
 
     async def attach(self, pod_id: str, container_id: str, spec: AttachSpec) -> ProcessStream:
         channel = native_channel.AsyncChannel(native_channel.connect(self._directory(pod_id)))
@@ -195,7 +227,13 @@ class NativeDriver:
 
     def _find(self) -> list[tuple[PodStatus, Channel | None]]:
         """The pods on disk, with an open watch of those whose supervisor lives. The others are cleaned up."""
-        return [self._find_one(directory) for directory in sorted(self._pods.iterdir()) if directory.is_dir()]
+        found = []
+        for directory in sorted(self._pods.iterdir()):
+            if directory.name.startswith("."):
+                shutil.rmtree(directory)
+            elif directory.is_dir():
+                found.append(self._find_one(directory))
+        return found
 
     def _find_one(self, directory: Path) -> tuple[PodStatus, Channel | None]:
         try:
@@ -292,6 +330,16 @@ def _can_be_forked_ahead(spec: ContainerSpec) -> bool:
     linux, mounts = spec.config["linux"], spec.config.get("mounts", ())
     mapped = "uidMappings" in linux or any("uidMappings" in mount for mount in mounts)
     return not spec.pid and {"type": "pid"} in linux["namespaces"] and not mapped
+
+
+def _finish(pidfd: int, directory: Path) -> None:
+    """See a supervisor end that has no pod any more, and delete what it wrote."""
+    try:
+        if not native_channel.wait_for_end(pidfd, ANSWER_SECONDS):
+            native_channel.kill_and_wait(pidfd, ANSWER_SECONDS)
+    finally:
+        os.close(pidfd)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _end_supervisor(sock: socket.socket, pod_id: str) -> None:

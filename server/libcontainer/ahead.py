@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from moorage.server.libcontainer import namespaces, process, syscalls
+from moorage.server.libcontainer import memory, namespaces, process, syscalls
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import Reporter, StageListener
 from moorage.server.libcontainer.errors import stating
@@ -75,6 +75,7 @@ def start(child: Child, packet: bytes, stdio: Stdio | None, stage: StageListener
 def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     os.closerange(_FIRST_FD, report.fileno())
     os.closerange(report.fileno() + 1, _MAX_FD)
+    memory.own_pages()
     packet, fds = report.order(MAX_ORDER)
     if not packet:
         os._exit(0)

@@ -66,7 +66,7 @@ _KNOWN = {name: number for number, name in enumerate(_NAMES)}
 
 def bounding_set() -> frozenset[str]:
     """The capabilities that the calling process and its children can ever have."""
-    return frozenset(name for number, name in enumerate(ALL) if _prctl(PR_CAPBSET_READ, number))
+    return frozenset(ALL[number] for number in _bounding)
 
 
 def drop_bounding(capabilities: Mapping[str, Sequence[str]]) -> None:
@@ -76,9 +76,9 @@ def drop_bounding(capabilities: Mapping[str, Sequence[str]]) -> None:
     CAP_SETPCAP.
     """
     wanted = _numbers(capabilities.get("bounding", ()))
-    for number in range(len(ALL)):
-        if number not in wanted and _prctl(PR_CAPBSET_READ, number):
-            _prctl(PR_CAPBSET_DROP, number)
+    for number in sorted(_bounding - wanted):
+        _prctl(PR_CAPBSET_DROP, number)
+        _bounding.discard(number)
     _prctl(PR_SET_KEEPCAPS, 1)
 
 
@@ -88,9 +88,8 @@ def apply(capabilities: Mapping[str, Sequence[str]]) -> None:
     Names outside the bounding set are dropped, for the kernel gives them to nobody. Raises ValueError for an unknown
     name, OSError when the process does not have what it is to get.
     """
-    bounding = _numbers(bounding_set())
     sets = {
-        name: _numbers(capabilities.get(name, ())) & bounding
+        name: _numbers(capabilities.get(name, ())) & _bounding
         for name in ("effective", "permitted", "inheritable", "ambient")
     }
     _capset(_mask(sets["effective"]), _mask(sets["permitted"]), _mask(sets["inheritable"]))
@@ -128,3 +127,7 @@ def _prctl(option: int, arg2: int = 0, arg3: int = 0) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"cannot prctl({option}, {arg2}, {arg3}): {os.strerror(number).lower()}")
     return result
+
+
+_bounding = {number for number in range(len(ALL)) if _prctl(PR_CAPBSET_READ, number)}
+"""The bounding set of this process. It is read once, forks remember it, and nobody but `drop_bounding` changes it."""

@@ -63,6 +63,8 @@ class Container:
         self.pid = started.pid
         self.started_ns = started.at_ns
         self.status: dict[str, Any] | None = None
+        self.clean = False
+        """It has ended and its cgroup is gone."""
         self.ending = False
         """Its first process has ended; what it wrote may not all be read."""
         self._around = around
@@ -188,6 +190,7 @@ class Container:
         with contextlib.suppress(OSError):
             # Tried once more when the pod is removed.
             self.cgroup.remove()
+            self.clean = True
         self._log.close()
         reason = "Completed" if self._exit_code == 0 else "OOMKilled" if oom_kills else "Error"
         self.status = {

@@ -77,7 +77,8 @@ def start_execution(
     detach = bool(message.get("detach"))
     child = process.execute(
         container.pid,
-        json.loads(container.config),
+        # All that is of interest there are mappings, which few have.
+        json.loads(container.config) if "uidMappings" in container.config else {},
         wanted,
         stdio=Stdio(*fds) if fds else None,
         cgroup=container.cgroup,

@@ -140,7 +140,8 @@ def dial(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None
 
 
 def remove(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
-    session.supervisor.remove(lambda: session.connection.send({"id": message.get("id")}))
+    supervisor = session.supervisor
+    supervisor.remove(lambda: session.connection.send({"id": message.get("id"), **supervisor.remains()}))
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moorage.server.libcontainer import cgroupfs
 from moorage.server.supervisor import filters, oom, supervisor
 from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.failures import Failure, describe
@@ -144,6 +145,7 @@ def run(fd: int, spares: int) -> None:
     oom.protect()
     handle_sigchld()
     supervisor.cgroup_manager()
+    cgroupfs.hierarchies()
     gc.collect()
     gc.freeze()
     # A collection writes to every object it visits, and so unshares their pages; children turn it on again for what they make.

@@ -84,6 +84,14 @@ class Supervisor:
             "containers": [container.describe() for container in self.containers.values()],
         }
 
+    def remains(self) -> dict[str, Any]:
+        """How the containers ended, and whether nothing is left of them but files."""
+        containers = self.containers.values()
+        return {
+            "clean": all(container.clean for container in containers),
+            "containers": [container.describe() for container in containers],
+        }
+
     def container(self, identity: str) -> Container:
         """One that runs or has ended. Raises Failure."""
         container = self.containers.get(identity)

@@ -22,6 +22,9 @@ from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageEr
 from moorage.server.graph.content import check_digest
 from moorage.server.graph.drivers.base import Confined
 
+PATIENCE_SECONDS = 0.2
+"""How long a deleted tree waits for others: a process deletes them, and takes its time from whoever deletes or starts a container now."""
+
 CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -97,6 +100,7 @@ class Trash:
         self._batch: Path | None = None
         self._thread = ThreadPoolExecutor(1, "moorage-trash")
         self._last: Future[None] | None = None
+        self._hurry = threading.Event()
 
     def discard(self, path: Path) -> None:
         with self._lock:
@@ -112,6 +116,7 @@ class Trash:
                 self._last = self._thread.submit(self._delete_batch)
 
     def _delete_batch(self) -> None:
+        self._hurry.wait(PATIENCE_SECONDS)
         with self._lock:
             batch, self._batch = self._batch, None
         if batch is not None:
@@ -125,7 +130,8 @@ class Trash:
 
     def collect(self) -> int:
         # In the thread that deletes: it is at no other batch then.
-        return self._thread.submit(self._collect).result()
+        with self._hurried():
+            return self._thread.submit(self._collect).result()
 
     def _collect(self) -> int:
         with self._lock:
@@ -138,4 +144,13 @@ class Trash:
         with self._lock:
             last = self._last
         if last is not None:
-            last.result()
+            with self._hurried():
+                last.result()
+
+    @contextmanager
+    def _hurried(self) -> Iterator[None]:
+        self._hurry.set()
+        try:
+            yield
+        finally:
+            self._hurry.clear()

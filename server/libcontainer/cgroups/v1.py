@@ -6,6 +6,8 @@ import errno
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from moorage.server.libcontainer.cgroups import files
@@ -159,8 +161,8 @@ class V1Cgroup:
             return
         if directory is None:
             raise CgroupError(errno.ENODEV, "write", "devices.deny (no such controller)", "a")
-        for name, line in device_lines(rules):
-            files.write(f"{directory}/{name}", line)
+        for name, lines in groupby(device_lines(rules), key=itemgetter(0)):
+            files.write(f"{directory}/{name}", *(line for _name, line in lines))
 
     def enter(self) -> None:
         # Into `tasks`, not `cgroup.procs`: for a lone thread that moves itself the kernel then skips the lock that keeps
