@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from moorage.server.errors import InvalidArgument
 from moorage.server.registry import reference as references
 
 _HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -13,11 +12,3 @@ def same_registry(reference: str, server: str) -> bool:
     domain = references.parse(reference).domain
     host = server.split("://", 1)[-1].split("/", 1)[0]
     return host == domain or (host in _HUB and domain in _HUB)
-
-
-def canonical(reference: str) -> str:
-    """With domain, and `latest` where neither tag nor digest is given; what is no reference stays as it is."""
-    try:
-        return str(references.parse(reference).with_default_tag())
-    except InvalidArgument:
-        return reference

@@ -42,6 +42,12 @@ def test_mirrors_reach_the_registry(tmp_path: Path) -> None:
     assert made.registry.mirrors_of("registry.example") == ("http://127.0.0.1:5000",)
 
 
+def test_the_cri_table(tmp_path: Path) -> None:
+    assert config.load(None, {}).cri.runtime_handlers == ("moorage",)
+    made = config.load(write(tmp_path, '[cri]\nstream_address = "127.0.0.1:10010"\npinned_images = ["a", "b"]\n'), {})
+    assert (made.cri.stream_address, made.cri.pinned_images) == ("127.0.0.1:10010", ("a", "b"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -54,6 +60,10 @@ def test_mirrors_reach_the_registry(tmp_path: Path) -> None:
         ("network = 3\n", r"\[network\]: must be a table"),
         ("root = \n", "cannot read configuration"),
         ('listen = "unix:///x"\n', "listen must be"),
+        ('[cri]\ncgroup_driver = "systemd"\n', "cgroup_driver must be cgroupfs"),
+        ('[cri]\nstream_cert = "/c.pem"\n', "stream_cert and stream_key go together"),
+        ("[cri]\npinned_images = [1]\n", r"\[cri\]: pinned_images must be a list of strings"),
+        ("[cri]\nstream = 1\n", r"\[cri\]: unknown key 'stream'"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
