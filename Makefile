@@ -8,6 +8,8 @@ STAMP := $(VENV)/.stamp
 BASELINE := tools/api.binpb
 PYTEST_ARGS ?=
 export PYTHONDONTWRITEBYTECODE := 1
+# Tests fork; what gRPC does around a fork starts threads and opens descriptors in parent and child.
+export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .PHONY: help setup generate baseline format check test soak clients readme demo bench dist clean
 

@@ -9,9 +9,6 @@ import pytest
 
 from tests import leftovers
 
-# Tests fork; the handlers that gRPC runs around a fork start threads and open descriptors in parent and child.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
 
 def _strict() -> bool:
     return os.environ.get("CI") == "true"

@@ -120,6 +120,7 @@ def test_plain_tcp_on_loopback_when_asked_for(directory: Path) -> None:
     daemon = Daemon(directory, arguments=("--insecure-loopback", "--listen", f"tcp://127.0.0.1:{port}"))
     daemon.start()
     with contextlib.closing(daemon):
+        daemon.cli("version")  # answered when every address is bound
         with Client(f"tcp://127.0.0.1:{port}", insecure=True) as client:
             assert client.system.version().api_version == "moorage.v1"
 
@@ -132,6 +133,7 @@ def test_tls_lets_in_who_shows_a_certificate_of_our_ca(directory: Path) -> None:
     daemon = Daemon(directory, settings=settings, arguments=("--listen", f"tcp://127.0.0.1:{port}"))
     daemon.start()
     with contextlib.closing(daemon):
+        daemon.cli("version")  # answered when every address is bound
         url = f"tcp://127.0.0.1:{port}"
         with Client(url, tls=known) as client:
             client.system.info()
@@ -186,6 +188,7 @@ def test_metrics_and_channelz_when_asked_for(directory: Path) -> None:
     daemon = Daemon(directory, arguments=("--metrics", f"127.0.0.1:{port}", "--channelz"))
     daemon.start()
     with contextlib.closing(daemon):
+        daemon.cli("version")  # answered when every address is bound
         daemon.cli("info")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             text = answer.read().decode()
