@@ -103,11 +103,10 @@ def test_every_subscriber_gets_every_event(cri: Cri, watch: Watch) -> None:
 
 def test_statistics_of_a_container(cri: Cri) -> None:
     pod = cri.pod()
-    script = "head -c 3000000 /dev/zero > /data; while :; do :; done"
+    script = "head -c 3000000 /dev/zero > /data; echo ready; while :; do :; done"
     box = pod.run("sh", "-c", script, labels={"app": "a"})
-    request = api.ContainerStatsRequest(container_id=box.id)
-    until(lambda: cri.runtime.ContainerStats(request).stats.writable_layer.used_bytes.value >= 3_000_000)
-    stats = cri.runtime.ContainerStats(request).stats
+    until(box.log)
+    stats = cri.runtime.ContainerStats(api.ContainerStatsRequest(container_id=box.id)).stats
     assert stats.attributes.id == box.id
     assert dict(stats.attributes.labels) == {"app": "a"}
     assert stats.attributes.metadata == box.status().metadata
@@ -115,6 +114,8 @@ def test_statistics_of_a_container(cri: Cri) -> None:
     assert stats.memory.working_set_bytes.value > 0
     assert stats.cpu.timestamp > 0
     assert stats.writable_layer.fs_id.mountpoint
+    assert stats.writable_layer.used_bytes.value >= 3_000_000
+    assert stats.writable_layer.inodes_used.value > 1
 
 
 def test_cores_in_use_are_told_from_the_second_sample_on(cri: Cri) -> None:
