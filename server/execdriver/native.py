@@ -158,21 +158,28 @@ class NativeDriver:
         directory = self._directory(pod_id)
         if directory.exists():
             self._removing.add(pod_id)
-            for status in self._end_softly(directory) or self._end_surely(directory):
+            ended = self._end_softly(directory)
+            for status in self._clean_up_and_delete(directory) if ended is None else ended:
                 self._call_soon(self._tell, pod_id, status)
         self._call_soon(self._forget, pod_id)
 
     def _end_softly(self, directory: Path) -> list[ContainerStatus] | None:
-        """Have a supervisor end its containers; that it ends itself, and its files go, happens later. None when it did not do it all."""
-        with contextlib.suppress(MoorageError, TimeoutError, FileNotFoundError), contextlib.ExitStack() as stack:
-            sock = stack.enter_context(native_channel.connect(directory))
-            sock.settimeout(END_SECONDS)
+        """Have a supervisor end its containers; that it ends itself, and its files go, happens later.
+
+        None when something is left to clean up; the supervisor has ended then.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                sock = stack.enter_context(native_channel.connect(directory))
+            except MoorageError:
+                return None
             pidfd = native_channel.peer_pidfd(sock)
             if pidfd is None:
                 return None
             stack.callback(os.close, pidfd)
-            answer = native_channel.ask(Channel(sock), directory.name, {"op": "remove"})
-            if not answer["clean"]:
+            answer = _ask_to_end(sock, directory.name)
+            if not answer.get("clean"):
+                _see_end(pidfd, patient=bool(answer))
                 return None
             # Out of the way of another pod of this ID.
             left = directory.with_name(f".{directory.name}-{time.monotonic_ns()}")
@@ -181,11 +188,8 @@ class NativeDriver:
             sock.close()
             self._ending.submit(_finish, pidfd, left)
             return [container_status(each) for each in answer["containers"]]
-        return None
 
-    def _end_surely(self, directory: Path) -> list[ContainerStatus]:
-        with contextlib.suppress(MoorageError):
-            _end_supervisor(native_channel.connect(directory), directory.name)
+    def _clean_up_and_delete(self, directory: Path) -> list[ContainerStatus]:
         with self._cleaning, contextlib.suppress(FileNotFoundError):
             ended = clean_up(directory, self._cgroups)
             shutil.rmtree(directory)
@@ -335,11 +339,24 @@ def _can_be_forked_ahead(spec: ContainerSpec) -> bool:
 def _finish(pidfd: int, directory: Path) -> None:
     """See a supervisor end that has no pod any more, and delete what it wrote."""
     try:
-        if not native_channel.wait_for_end(pidfd, ANSWER_SECONDS):
-            native_channel.kill_and_wait(pidfd, ANSWER_SECONDS)
+        _see_end(pidfd, patient=True)
     finally:
         os.close(pidfd)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _see_end(pidfd: int, *, patient: bool) -> None:
+    """Wait for the end of a supervisor; one that does not end, or has not done what it was told, is killed."""
+    if not patient or not native_channel.wait_for_end(pidfd, ANSWER_SECONDS):
+        native_channel.kill_and_wait(pidfd, ANSWER_SECONDS)
+
+
+def _ask_to_end(sock: socket.socket, pod_id: str) -> dict[str, Any]:
+    """Have a supervisor kill its containers and end; how the containers ended, {} when it does not answer."""
+    sock.settimeout(END_SECONDS)
+    with contextlib.suppress(MoorageError, TimeoutError):
+        return native_channel.ask(Channel(sock), pod_id, {"op": "remove"})
+    return {}
 
 
 def _end_supervisor(sock: socket.socket, pod_id: str) -> None:
@@ -349,10 +366,6 @@ def _end_supervisor(sock: socket.socket, pod_id: str) -> None:
         if pidfd is None:
             return
         try:
-            sock.settimeout(END_SECONDS)
-            with contextlib.suppress(MoorageError, TimeoutError):
-                native_channel.ask(Channel(sock), pod_id, {"op": "remove"})
-            if not native_channel.wait_for_end(pidfd, ANSWER_SECONDS):
-                native_channel.kill_and_wait(pidfd, ANSWER_SECONDS)
+            _see_end(pidfd, patient=bool(_ask_to_end(sock, pod_id)))
         finally:
             os.close(pidfd)

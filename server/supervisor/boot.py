@@ -13,6 +13,10 @@ def main() -> None:
     import_root, fd, spares = sys.argv[1:]
     # In front of the standard library's directories nothing may stand: the import root may be site-packages.
     sys.path.append(import_root)
+    from moorage.server.libcontainer.protect import execute_read_only
+
+    # What runs in a container as a fork of this is no way to write to the host's interpreter.
+    execute_read_only(sys.orig_argv[1:])
     from moorage.server.supervisor import spawner
 
     spawner.run(int(fd), int(spares))

@@ -171,3 +171,8 @@ def test_a_pod_does_without_spares_that_have_died(with_spares: SpawnerClient, tm
     until(lambda: gone(spares))
     with pod(with_spares, tmp_path, "ipc", "net", "uts") as pid:
         assert pid not in spares
+
+
+def test_the_interpreter_of_what_is_forked_cannot_be_written_to(with_spares: SpawnerClient) -> None:
+    for pid in (with_spares.pid, *family(with_spares.pid)):
+        assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
