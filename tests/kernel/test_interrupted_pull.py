@@ -19,7 +19,7 @@ from tests.registry import LoopbackRegistry
 pytestmark = pytest.mark.kernel
 
 IMAGE = "registry.example/test/large:1"
-LAYER = 24 << 20
+LAYER = 40 << 20  # more behind the gate than the sockets on the way can hold
 GATE = 16 << 20
 CHUNK = 1 << 16
 
