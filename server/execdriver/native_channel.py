@@ -173,7 +173,9 @@ class AsyncChannel:
             self._using += 1
             try:
                 sent = protocol.send(self.sock, frame, fds) if fds else 0
-                await self._loop.sock_sendall(self.sock, memoryview(frame)[sent:])
+                if sent < len(frame):
+                    # Not with nothing left: who has it all may have answered and hung up, and then even that is a broken pipe.
+                    await self._loop.sock_sendall(self.sock, memoryview(frame)[sent:])
             finally:
                 self._using -= 1
                 self._release()

@@ -1,0 +1,37 @@
+"""The daemon's end of a connection to a supervisor."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from moorage.server.execdriver.native_channel import AsyncChannel
+from moorage.server.supervisor import protocol
+
+
+async def test_a_supervisor_that_answers_and_hangs_up_at_once_breaks_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the whole request, and its answer is there to be read."""
+    ours, theirs = socket.socketpair()
+    real = protocol.send
+
+    def send_and_be_slow(sock: socket.socket, frame: bytes, fds: Any = ()) -> int:
+        sent = real(sock, frame, fds)
+        _data, ancillary, _flags, _address = theirs.recvmsg(65536, socket.CMSG_SPACE(4))
+        for _level, _kind, content in ancillary:
+            os.close(array.array("i", content)[0])
+        theirs.sendall(protocol.pack_message({"pid": 7}))
+        theirs.close()
+        return sent
+
+    monkeypatch.setattr(protocol, "send", send_and_be_slow)
+    channel = AsyncChannel(ours)
+    with open(os.devnull, "rb") as file:
+        await channel.send({"op": "exec"}, [file.fileno()])
+    frame = await channel.receive()
+    assert frame is not None
+    assert frame.message == {"pid": 7}
+    channel.close()
