@@ -15,13 +15,13 @@ import pytest
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, Cancelled, DataLoss, FailedPrecondition, InvalidArgument, NotFound
-from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.graph import drivers
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.drivers.base import GraphDriver
 from moorage.server.graph.drivers.overlay import OverlayDriver
 from moorage.server.graph.drivers.vfs import VfsDriver
 from tests.archives import Archive, in_rootfs, sparse_archive
+from tests.spawning import running_spawner
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -33,12 +33,8 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 @pytest.fixture(scope="module")
 def confined() -> Iterator[ConfinedRunner]:
-    spawner = SpawnerClient()
-    spawner.start()
-    try:
+    with running_spawner() as spawner:
         yield ConfinedRunner(spawner.run_task)
-    finally:
-        spawner.close()
 
 
 @pytest.fixture(params=drivers.NAMES)

@@ -29,6 +29,8 @@ def registry() -> Iterator[LoopbackRegistry]:
 def shared_daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"registry.example": registry.url}) as daemon:
         daemon.cli("pull", IMAGE)
+        # The first container makes what stays until the daemon ends: the bridge, the parent cgroup.
+        daemon.cli("run", "--rm", IMAGE, "true")
         yield daemon
 
 

@@ -17,7 +17,6 @@ import pytest
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import ResourceExhausted
-from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.graph import drivers
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.content import ContentStore
@@ -25,6 +24,7 @@ from moorage.server.graph.graphdb import GraphDB
 from moorage.server.libcontainer import syscalls
 from moorage.server.model import Platform
 from tests.archives import Archive, diff_id
+from tests.spawning import running_spawner
 
 pytestmark = pytest.mark.kernel
 
@@ -32,9 +32,7 @@ MIB = 1 << 20
 
 
 def layers(disk: Path) -> None:
-    spawner = SpawnerClient()
-    spawner.start()
-    with closing(spawner):
+    with running_spawner() as spawner:
         for name in drivers.NAMES:
             driver = drivers.choose(name, disk, ConfinedRunner(spawner.run_task))
             small, large = (

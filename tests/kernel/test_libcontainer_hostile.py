@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -237,25 +238,35 @@ def test_mount_targets_stay_inside(image: Image, tmp_path: Path, link: str) -> N
     assert not list(outside.iterdir())
 
 
+def swapping(one: Path, other: Path) -> int:
+    """The pid of a process that exchanges two names over and over, until it is killed."""
+    exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    names = -100, os.fsencode(one), -100, os.fsencode(other), 2  # AT_FDCWD twice, RENAME_EXCHANGE
+    assert exchange(*names) == 0, os.strerror(ctypes.get_errno())
+    pid = os.fork()
+    if pid == 0:
+        syscalls.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    while pid == 0:
+        exchange(*names)
+    return pid
+
+
 @supervised
 def test_swapped_mount_targets(image: Image, tmp_path: Path) -> None:
-    """CVE-2021-30465, CVE-2024-45310: another container swaps a directory for a link while we mount there."""
+    """CVE-2021-30465, CVE-2024-45310: somebody who shares a volume swaps a directory for a link while we mount there."""
     volume, outside = tmp_path / "volume", tmp_path / "outside"
-    volume.mkdir()
+    (volume / "a").mkdir(parents=True)
     outside.mkdir()
+    (volume / "b").symlink_to(outside)
     shared = {"destination": "/v", "type": "bind", "source": str(volume), "options": ["rbind"]}
-    swap = f"""
-        busybox mkdir -p {outside} /v/a; busybox ln -s {outside} /v/b
-        echo ready; while :; do busybox mv /v/a /v/c; busybox mv /v/b /v/a; busybox mv /v/a /v/b; busybox mv /v/c /v/a; done
-    """
-    swapper = begin(image, config(sh(swap), mounts=[shared]))
-    assert swapper.line() == "ready"
     inner = {"destination": "/v/a/x", "type": "tmpfs", "source": "moorage-inner"}
+    swapper = swapping(volume / "a", volume / "b")
     for _ in range(50):
         with contextlib.suppress(StartError):
             output = run(image, config(command("mount"), mounts=[shared, inner])).output
             assert "moorage-inner on /v/" in output or f"moorage-inner on {outside}" in output, output
-    swapper.kill()
+    os.kill(swapper, signal.SIGKILL)
+    os.waitpid(swapper, 0)
     assert not list(outside.iterdir())
     assert "moorage-inner" not in Path("/proc/self/mountinfo").read_text()
 

@@ -17,7 +17,6 @@ import pytest
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Cancelled, InvalidArgument, MoorageError, NotFound, Unauthenticated, Unavailable
-from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.graph import drivers
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.content import ContentStore
@@ -33,6 +32,7 @@ from moorage.server.registry.reference import parse
 from tests.archives import Archive, in_rootfs
 from tests.images import BuiltImage, Compression, Format, build_busybox, build_image, build_index, push, tar_layer
 from tests.registry import LoopbackRegistry
+from tests.spawning import running_spawner
 
 pytestmark = pytest.mark.kernel
 
@@ -70,12 +70,8 @@ class Store:
 
 @pytest.fixture(scope="module")
 def confined() -> Iterator[ConfinedRunner]:
-    spawner = SpawnerClient()
-    spawner.start()
-    try:
+    with running_spawner() as spawner:
         yield ConfinedRunner(spawner.run_task)
-    finally:
-        spawner.close()
 
 
 @pytest.fixture(params=drivers.NAMES)

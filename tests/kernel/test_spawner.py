@@ -16,16 +16,15 @@ import pytest
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Cancelled, Unavailable, Unimplemented
 from moorage.server.execdriver.spawner_client import SpawnerClient
+from tests.spawning import running_spawner
 
 pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture
 def spawner() -> Iterator[SpawnerClient]:
-    client = SpawnerClient()
-    client.start()
-    yield client
-    client.close()
+    with running_spawner() as client:
+        yield client
 
 
 def children(pid: int) -> list[int]:

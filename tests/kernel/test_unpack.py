@@ -17,6 +17,7 @@ from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.graph.confined import ConfinedRunner, opened
 from moorage.server.graph.drivers.base import Unpacked
 from tests.archives import Archive, describe_tree
+from tests.spawning import running_spawner
 
 pytestmark = pytest.mark.kernel
 
@@ -25,10 +26,8 @@ MODES: list[Literal["overlay", "apply"]] = ["overlay", "apply"]
 
 @pytest.fixture(scope="module")
 def spawner() -> Iterator[SpawnerClient]:
-    spawner = SpawnerClient()
-    spawner.start()
-    yield spawner
-    spawner.close()
+    with running_spawner() as spawner:
+        yield spawner
 
 
 class Jail:
