@@ -45,6 +45,16 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class LayerBlob:
+    """A layer as registries and archives hold it: a tar, compressed as `media_type` says. `size` is the blob's own."""
+
+    digest: str
+    media_type: str
+    size: int
+    diff_id: str
+
+
+@dataclass(frozen=True)
 class Image:
     """An image of the graph. `id` is the digest of its config."""
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Internal
-from moorage.server.graph.drivers.base import Unpacked, Whiteouts
+from moorage.server.graph.drivers.base import Form, Packed, Sink, Unpacked, Whiteouts
 from moorage.server.model import DiskUsage
 
 RunTask = Callable[[str, dict[str, Any], Sequence[int], CancelToken | None], dict[str, Any]]
@@ -52,6 +53,44 @@ class ConfinedRunner:
             # With the last reader gone, who feeds a task that has ended is not left waiting.
             os.close(reader)
 
+    def pack(
+        self,
+        directory: str,
+        sink: Sink,
+        form: Form,
+        cancel: CancelToken,
+        *,
+        lower: str = "",
+        root: str = "",
+        clamp_seconds: int | None = None,
+    ) -> Packed:
+        """The task runs in a thread of its own, while this one empties the pipe: an error of `sink` is raised as it is."""
+        args: dict[str, Any] = {
+            "form": form,
+            "clamp_seconds": clamp_seconds,
+            "root": attributes(root) if root else None,
+        }
+        with ExitStack() as stack:
+            tree = stack.enter_context(opened(directory))
+            below = [stack.enter_context(opened(lower))] if lower else []
+            pool = stack.enter_context(ThreadPoolExecutor(1, "moorage-pack"))
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            task = pool.submit(self._produce, args, [tree, writer, *below], writer, cancel)
+            with open(reader, "rb", buffering=0) as pipe:
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                while data := pipe.read(CHUNK):
+                    cancel.check()
+                    sink.write(data)
+            result = task.result()
+        return Packed(int(result["bytes"]), int(result["entries"]), bool(result["root"]))
+
+    def _produce(self, args: dict[str, Any], fds: Sequence[int], writer: int, cancel: CancelToken) -> dict[str, Any]:
+        try:
+            return self._run_task("pack", args, fds, cancel)
+        finally:
+            # With the last writer gone, the stream is at its end.
+            os.close(writer)
+
     def inherit(self, directory: str, lower: str, paths: Sequence[str]) -> tuple[str, ...]:
         with opened(directory) as target, opened(lower) as source:
             return tuple(self._run_task("inherit", {"paths": list(paths)}, [source, target], None)["missing"])
@@ -85,6 +124,13 @@ def feed(tar: BinaryIO, pipe: RawIOBase, cancel: CancelToken) -> bool:
         except BrokenPipeError:
             return False
     return True
+
+
+def attributes(directory: str) -> list[int]:
+    """Mode, owner and group of a directory."""
+    with opened(directory) as fd:
+        status = os.fstat(fd)
+    return [stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
     ROOT/blobs/sha256/<hex>      whole blobs, read-only
     ROOT/ingest/<hex>            a blob on its way; stays when the writer goes without commit, so that the next one resumes
+    ROOT/drafts/<n>              a blob made here, whose digest is known at its end only; goes with its writer
 
 A commit writes the blob to the disk (fsync of the file, its name, fsync of the directory) unless the writer was opened with
 `durable=False`, for what is verified again when it is used. The daemon's death never leaves half a blob under its digest; nor does a
@@ -16,7 +17,10 @@ import os
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -58,7 +62,9 @@ class ContentStore:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs" / "sha256"
         self._ingests = root / "ingest"
-        for directory in (root, root / "blobs", self._blobs, self._ingests):
+        self._drafts = root / "drafts"
+        self._numbers = count()
+        for directory in (root, root / "blobs", self._blobs, self._ingests, self._drafts):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._writing: set[str] = set()
@@ -149,6 +155,24 @@ class ContentStore:
         except BaseException:
             self._finished(digest)
             raise
+
+    @contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """Begin a blob that is made here. Without `commit` by the end of the block nothing is left of it."""
+        path = self._drafts / f"{os.getpid()}-{next(self._numbers)}"
+        try:
+            with open(path, "xb", buffering=0) as file:
+                yield Draft(self, path, file.fileno())
+        finally:
+            path.unlink(missing_ok=True)
+
+    def drop_drafts(self) -> int:
+        """Delete what a dead daemon was making; answers the bytes. For a start."""
+        dropped = 0
+        for path in list(self._drafts.iterdir()):
+            dropped += path.stat().st_size
+            path.unlink()
+        return dropped
 
     def _finished(self, digest: str) -> None:
         with self._lock:
@@ -247,6 +271,40 @@ class ContentWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Draft:
+    """A blob being made, hashed on the way."""
+
+    def __init__(self, store: ContentStore, path: Path, fd: int) -> None:
+        self.size = 0
+        self._store, self._path, self._fd = store, path, fd
+        self._hash = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Of what was written so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises ResourceExhausted when the disk is full."""
+        self._hash.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except OSError as error:
+                raise _failure("write", self._path, error) from error
+
+    def commit(self) -> str:
+        """Give the blob its name, which is its digest. Who needs it after a power loss syncs the file system (`Graph.register`)."""
+        try:
+            os.fchmod(self._fd, 0o400)
+            self._path.rename(self._store.path(self.digest))
+        except OSError as error:
+            raise _failure("commit", self._path, error) from error
+        return self.digest
 
 
 def _failure(action: str, path: Path, error: OSError) -> MoorageError:

@@ -4,7 +4,8 @@
            digest  docker.io/library/busybox@sha256:…         -> image
            image layer  <image ID>/<index>      image         -> layer
            layer parent <chain ID>              layer         -> layer
-           image content <image ID>/<digest>    image         -> blob of the content store
+           image content <image ID>/<digest>    image         -> config or manifest in the content store
+           layer blob    <chain ID>/<digest>    layer         -> blob of the content store
 
 Names are canonical strings, given by the caller. What no name and no container leads to is garbage.
 """
@@ -24,11 +25,13 @@ from typing import BinaryIO
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.graph import imageconfig, layers, syncing
+from moorage.server.graph.compression import Compression
 from moorage.server.graph.content import ContentStore, check_digest, days_ago_ns
 from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
-from moorage.server.model import DiskUsage, Image, Layer
+from moorage.server.graph.packing import MadeLayer, pack_changes
+from moorage.server.model import DiskUsage, Image, Layer, LayerBlob
 
 KIND = "image"
 TAG = "tag"
@@ -98,10 +101,54 @@ class Graph:
         """
         return self._layers.apply(chain_id, diff_id, parent, tar, cancel)
 
+    def commit_layer(
+        self,
+        container_id: str,
+        cancel: CancelToken,
+        *,
+        compression: Compression = "gzip",
+        move: bool = False,
+        clamp_seconds: int | None = None,
+    ) -> MadeLayer:
+        """What a container has changed, as a layer on top of its image's and as a compressed blob of the content store.
+
+        The same changes give the same digests. With `move` the container is of no more use, and only `remove_rootfs` may follow.
+        No file is younger than `clamp_seconds` since the epoch. Hold a `lease` until an image has the layer.
+        Raises FailedPrecondition for a change that no layer can hold, ResourceExhausted for a full disk.
+        """
+        return pack_changes(
+            self.driver,
+            self.content,
+            self._layers,
+            container_id,
+            cancel,
+            compression=compression,
+            move=move,
+            clamp_seconds=clamp_seconds,
+        )
+
+    def layer_blobs(self, chain_id: str) -> list[LayerBlob]:
+        """The blobs of a layer that are kept in the content store."""
+        return self._layers.blobs(chain_id)
+
+    def add_document(self, data: bytes) -> str:
+        """Put a config or manifest into the content store; answers its digest."""
+        with self.content.draft() as draft:
+            draft.write(data)
+            return draft.commit()
+
     def register(
-        self, *, config: bytes, manifest_digest: str, tags: Sequence[str] = (), digests: Sequence[str] = ()
+        self,
+        *,
+        config: bytes,
+        manifest_digest: str,
+        tags: Sequence[str] = (),
+        digests: Sequence[str] = (),
+        action: str = "pull",
     ) -> Image:
         """Make an image of layers that are all applied, and give it its names; a tag held by another image moves.
+
+        Config and manifest are in the content store already. `action` is the event's.
 
         The layers are on the disk before the image has a name. Raises InvalidArgument for a malformed config, FailedPrecondition
         when a layer is missing.
@@ -124,7 +171,7 @@ class Graph:
             for tag in tags:
                 if _move(tx, TAG, tag, image_id):
                     tx.event("image", "tag", image_id, tag)
-            tx.event("image", "pull", image_id, tags[0] if tags else digests[0] if digests else image_id)
+            tx.event("image", action, image_id, tags[0] if tags else digests[0] if digests else image_id)
         return self._by_id(image_id)
 
     def is_id(self, text: str) -> bool:
@@ -237,9 +284,12 @@ class Graph:
         with self._lock:
             if self._leases:
                 return 0
-            size, _ = self._layers.remove(reversed(image.layers))
-            reached = set(self._db.edges(CONTENT).values())
-            return size + sum(self.content.delete(blob) for blob in blobs if blob not in reached)
+            gone = self._layers.remove(reversed(image.layers))
+            reached = self._reached_content()
+            return gone.size + sum(self.content.delete(blob) for blob in (*blobs, *gone.blobs) if blob not in reached)
+
+    def _reached_content(self) -> set[str]:
+        return set(self._db.edges(CONTENT).values()) | self._layers.blob_digests()
 
     def collect(self, containers: set[str]) -> Collected:
         """Delete what nothing reaches. For a start, before any pull or container: `containers` are the IDs there should be.
@@ -252,13 +302,14 @@ class Graph:
         loose = self.driver.containers() - containers
         for container_id in loose:
             self.driver.remove(container_id)
-        size, removed = self._layers.remove(self._layers.unreached())
+        gone = self._layers.remove(self._layers.unreached())
         unknown = self._layers.remove_unknown()
         before = days_ago_ns(KEEP_DAYS)
-        blobs = self.content.digests() - set(self._db.edges(CONTENT).values())
-        old = [blob for blob in blobs if self.content.modified_ns(blob) < before]
-        size += sum(self.content.delete(blob) for blob in old) + self.content.drop_ingests(before)
-        return Collected(len(removed) + unknown, len(loose), len(old), unfinished, size)
+        blobs = self.content.digests() - self._reached_content()
+        old = [blob for blob in blobs if blob in gone.blobs or self.content.modified_ns(blob) < before]
+        size = gone.size + sum(self.content.delete(blob) for blob in old)
+        size += self.content.drop_ingests(before) + self.content.drop_drafts()
+        return Collected(len(gone.chain_ids) + unknown, len(loose), len(old), unfinished, size)
 
     def _drop_broken(self) -> None:
         present = self.driver.layers()

@@ -125,6 +125,11 @@ class Transaction:
         """The names of the edges of this kind that will lead to `target`, sorted."""
         return sorted(name for kind, name in self._incoming(target) if kind == edge)
 
+    def targets(self, edge: str, source: str) -> list[str]:
+        """Where the edges of this kind from `source` will lead, sorted."""
+        found = (self._edge(kind, name) for kind, name in self._outgoing(source) if kind == edge)
+        return sorted({each.target for each in found if each is not None})
+
     def link(self, edge: str, name: str, target: str, source: str = "") -> None:
         """Make a named edge. Raises AlreadyExists when the name is taken, wherever it leads."""
         taken = self._edge(edge, name)
@@ -258,6 +263,12 @@ class GraphDB:
         """The names of the edges of a kind that lead to `target`, sorted."""
         with self._memory_lock:
             return sorted(name for kind, name in self._memory.incoming.get(target, ()) if kind == edge)
+
+    def targets(self, edge: str, source: str) -> list[str]:
+        """Where the edges of a kind from `source` lead, sorted."""
+        with self._memory_lock:
+            keys = [name for kind, name in self._memory.outgoing.get(source, ()) if kind == edge]
+            return sorted({self._memory.edges[edge][name].target for name in keys})
 
     def _decode(self, kind: str, id: str, node: Node, type: type[T]) -> T:
         try:

@@ -6,29 +6,46 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import DataLoss, FailedPrecondition, Internal, InvalidArgument
 from moorage.server.graph.content import check_digest
-from moorage.server.graph.drivers.base import GraphDriver
+from moorage.server.graph.drivers.base import GraphDriver, Snapshot
 from moorage.server.graph.graphdb import GraphDB, Transaction
-from moorage.server.model import Layer
+from moorage.server.model import Layer, LayerBlob
 
 KIND = "layer"
 USED_BY = "image layer"
 """Edge `<image ID>/<index>` from an image to a layer."""
 PARENT = "layer parent"
 """Edge `<chain ID>` from a layer to the one below."""
+BLOB_KIND = "blob"
+BLOB = "layer blob"
+"""Edge `<chain ID>/<digest>` from a layer to a blob of the content store that it was unpacked from, or packed into."""
 
 
 def chain_ids(diff_ids: Iterable[str]) -> list[str]:
     """The chain IDs of a stack of layers, from the base up (OCI image spec, config.md, "Layer ChainID")."""
     chain: list[str] = []
     for diff_id in diff_ids:
-        both = f"{chain[-1]} {diff_id}".encode() if chain else b""
-        chain.append(f"sha256:{hashlib.sha256(both).hexdigest()}" if chain else diff_id)
+        chain.append(chain_id_on(chain[-1] if chain else "", diff_id))
     return chain
+
+
+def chain_id_on(parent: str, diff_id: str) -> str:
+    """The chain ID of a layer on top of the chain `parent`, empty at the base."""
+    return f"sha256:{hashlib.sha256(f'{parent} {diff_id}'.encode()).hexdigest()}" if parent else diff_id
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Layers that were deleted: their bytes, chain IDs, and the blobs that only they held."""
+
+    size: int
+    chain_ids: tuple[str, ...]
+    blobs: tuple[str, ...]
 
 
 class VerifyingReader:
@@ -71,8 +88,7 @@ class Layers:
         check_digest(diff_id)
         if parent:
             check_digest(parent)
-        both = f"{parent} {diff_id}".encode()
-        if chain_id != (f"sha256:{hashlib.sha256(both).hexdigest()}" if parent else diff_id):
+        if chain_id != chain_id_on(parent, diff_id):
             raise InvalidArgument(f"chain ID {chain_id} is not that of {diff_id} on top of {parent or 'nothing'}")
         with self._exclusive(chain_id, cancel):
             layer = self.get(chain_id)
@@ -87,10 +103,44 @@ class Layers:
                 raise Internal(f"graph driver {self._driver.name} did not read layer {diff_id} to its end")
             layer = Layer(chain_id, diff_id, parent, size)
             with self._db.transaction() as tx:
-                tx.put(KIND, chain_id, layer)
-                if parent:
-                    tx.link(PARENT, chain_id, parent, source=chain_id)
+                self._put(tx, layer)
             return layer
+
+    def adopt(self, snapshot: Snapshot, blob: LayerBlob, size: int) -> Layer:
+        """Make what was packed from a container, `size` bytes of file content, a layer, and `blob` its blob."""
+        chain_id = chain_id_on(snapshot.parent, blob.diff_id)
+        with self._exclusive(chain_id, CancelToken()):
+            layer = self.get(chain_id)
+            if layer is None:
+                # What is on disk and unknown here is left from a crash, or being left by a removal.
+                self._driver.remove_layer(chain_id)
+                snapshot.commit(chain_id)
+                layer = Layer(chain_id, blob.diff_id, snapshot.parent, size)
+            with self._db.transaction() as tx:
+                self._put(tx, layer)
+                _put_blob(tx, chain_id, blob)
+            return layer
+
+    def keep_blob(self, chain_id: str, blob: LayerBlob) -> None:
+        """Have a blob of the content store stay as long as a layer does."""
+        with self._db.transaction() as tx:
+            if tx.get(KIND, chain_id, Layer) is not None:
+                _put_blob(tx, chain_id, blob)
+
+    def blobs(self, chain_id: str) -> list[LayerBlob]:
+        """The blobs that a layer is known to have."""
+        found = (self._db.get(BLOB_KIND, digest, LayerBlob) for digest in self._db.targets(BLOB, chain_id))
+        return [blob for blob in found if blob is not None]
+
+    def blob_digests(self) -> set[str]:
+        """Every blob that a layer holds."""
+        return set(self._db.edges(BLOB).values())
+
+    @staticmethod
+    def _put(tx: Transaction, layer: Layer) -> None:
+        tx.put(KIND, layer.chain_id, layer)
+        if layer.parent and tx.lookup(PARENT, layer.chain_id) is None:
+            tx.link(PARENT, layer.chain_id, layer.parent, source=layer.chain_id)
 
     def stack(self, tx: Transaction, diff_ids: Iterable[str]) -> tuple[Layer, ...]:
         """The layers of an image, from the base up. Raises FailedPrecondition when one is not applied."""
@@ -119,26 +169,35 @@ class Layers:
             layer, depth = layers[layer.parent], depth + 1
         return depth
 
-    def remove(self, layers: Iterable[Layer]) -> tuple[int, list[str]]:
-        """Delete those of `layers` (from the top down) that nothing leads to; answers bytes and chain IDs."""
-        size, removed = 0, []
+    def remove(self, layers: Iterable[Layer]) -> Gone:
+        """Delete those of `layers` (from the top down) that nothing leads to."""
+        size, removed, blobs = 0, [], []
         for layer in layers:
             with self._exclusive(layer.chain_id, CancelToken()):
-                if self._forget(layer):
+                loose = self._forget(layer)
+                if loose is not None:
                     # The name goes first, so that what a crash leaves is found as unknown.
                     self._driver.remove_layer(layer.chain_id)
                     size += layer.size
                     removed.append(layer.chain_id)
-        return size, removed
+                    blobs += loose
+        return Gone(size, tuple(removed), tuple(blobs))
 
-    def _forget(self, layer: Layer) -> bool:
+    def _forget(self, layer: Layer) -> list[str] | None:
+        """Take a layer that nothing leads to out of the GraphDB; answers the blobs that only it held, None when it stays."""
         with self._db.transaction() as tx:
             if tx.get(KIND, layer.chain_id, Layer) is None:
-                return False
+                return None
             if tx.names(USED_BY, layer.chain_id) or tx.names(PARENT, layer.chain_id):
-                return False
+                return None
+            loose = []
+            for digest in tx.targets(BLOB, layer.chain_id):
+                tx.unlink(BLOB, f"{layer.chain_id}/{digest}")
+                if not tx.names(BLOB, digest):
+                    tx.delete(BLOB_KIND, digest)
+                    loose.append(digest)
             tx.delete(KIND, layer.chain_id)
-        return True
+        return loose
 
     def remove_unknown(self) -> int:
         """Delete what the driver has and the GraphDB does not know; answers how many. For a start."""
@@ -165,3 +224,9 @@ class Layers:
                 self._waiting[chain_id] -= 1
                 if not self._waiting[chain_id]:
                     del self._waiting[chain_id], self._busy[chain_id]
+
+
+def _put_blob(tx: Transaction, chain_id: str, blob: LayerBlob) -> None:
+    tx.put(BLOB_KIND, blob.digest, blob)
+    if tx.lookup(BLOB, f"{chain_id}/{blob.digest}") is None:
+        tx.link(BLOB, f"{chain_id}/{blob.digest}", blob.digest, source=chain_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moorage.server.supervisor import lookups, trees
+from moorage.server.supervisor.pack import pack
 from moorage.server.supervisor.unpack import unpack
 
 
@@ -32,6 +33,7 @@ TASKS: dict[str, Task] = {
     "echo": echo,
     "sleep": sleep,
     "unpack": unpack,
+    "pack": pack,
     "copy_tree": trees.copy_tree,
     "remove_tree": trees.remove_tree,
     "measure_tree": trees.measure_tree,

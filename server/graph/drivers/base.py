@@ -16,6 +16,7 @@ Every driver passes `tests/contract/test_graphdriver.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
@@ -44,11 +45,51 @@ class Unpacked:
     implicit: tuple[str, ...] = ()
 
 
+Form = Literal["overlay", "compare", "plain"]
+"""How a tree is packed: an upper directory with the kernel's marks, a tree beside the one below it, or a tree as it is."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was packed: the bytes of file content, how many entries, and whether the root directory had one."""
+
+    size: int
+    entries: int
+    root: bool
+
+
+class Sink(Protocol):
+    """Where a tar stream goes."""
+
+    def write(self, data: bytes) -> object:
+        """Take the next bytes."""
+        ...
+
+
 class Confined(Protocol):
     """Work on untrusted trees, done in a child process that is chrooted into the directory it works on."""
 
     def unpack(self, directory: str, tar: BinaryIO, whiteouts: Whiteouts, cancel: CancelToken) -> Unpacked:
         """Unpack an uncompressed tar stream into `directory`, reading the stream to its end."""
+        ...
+
+    def pack(
+        self,
+        directory: str,
+        sink: Sink,
+        form: Form,
+        cancel: CancelToken,
+        *,
+        lower: str = "",
+        root: str = "",
+        clamp_seconds: int | None = None,
+    ) -> Packed:
+        """Pack `directory` as an uncompressed tar stream into `sink`.
+
+        `lower` is the tree to compare with; `root` the root directory below, which the one of `directory` has no entry for where it is
+        like it ("": there is always one); no entry is younger than `clamp_seconds` since the epoch. But for "plain" the tree becomes
+        what the stream says of it.
+        """
         ...
 
     def inherit(self, directory: str, lower: str, paths: Sequence[str]) -> tuple[str, ...]:
@@ -65,6 +106,24 @@ class Confined(Protocol):
 
     def measure_tree(self, directory: str) -> DiskUsage:
         """What `directory` takes with all that is below it, which may change meanwhile."""
+        ...
+
+
+class Snapshot(Protocol):
+    """What a container has changed, held still: it can be packed, and then be made a layer without being unpacked again."""
+
+    parent: str
+    """The chain ID below, empty at the base."""
+
+    def pack(self, sink: Sink, cancel: CancelToken, *, clamp_seconds: int | None = None) -> Packed:
+        """The changes as an uncompressed tar stream (OCI image spec, layer.md). Once only.
+
+        Raises FailedPrecondition for a change that a layer cannot hold.
+        """
+        ...
+
+    def commit(self, chain_id: str) -> None:
+        """Make what was packed the layer `chain_id`, on top of `parent`; one that is there already is a no-op."""
         ...
 
 
@@ -97,6 +156,15 @@ class GraphDriver(Protocol):
 
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         """The mounts that show the chain `chain_id`, whose layers are all committed, as it is; nothing may be written there."""
+        ...
+
+    def snapshot(
+        self, container_id: str, cancel: CancelToken, *, move: bool = False
+    ) -> AbstractContextManager[Snapshot]:
+        """Hold the container's changes still inside the block; nothing is left of that afterwards but the layer that was committed.
+
+        With `move` they are taken from the container instead of copied: it is of no more use then, and only `remove` may follow.
+        """
         ...
 
     def remove(self, container_id: str) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +19,7 @@ import msgspec
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
-from moorage.server.graph.drivers.base import Confined, RootfsMount
+from moorage.server.graph.drivers.base import Confined, Packed, RootfsMount, Sink, Snapshot
 from moorage.server.graph.drivers.storage import Storage
 from moorage.server.model import DiskUsage
 
@@ -113,6 +115,21 @@ class OverlayDriver:
             return (RootfsMount("bind", lower[0], ("bind", "ro")),)
         return (RootfsMount("overlay", "overlay", (f"lowerdir={':'.join(lower)}", "ro", *FEATURES)),)
 
+    @contextmanager
+    def snapshot(self, container_id: str, cancel: CancelToken, *, move: bool = False) -> Iterator[Snapshot]:
+        container = self._container(container_id)
+        parent = (container / "parent").read_text()
+        with self._storage.draft() as path:
+            diff = path / "diff"
+            if move:
+                (container / "upper").rename(diff)
+            else:
+                diff.mkdir(mode=0o755)
+                self._confined.copy_tree(str(container / "upper"), str(diff), cancel)
+            yield OverlaySnapshot(
+                self._storage, self._confined, path, parent, self._diff(parent) if parent else self._empty
+            )
+
     def remove(self, container_id: str) -> None:
         self._storage.discard(self._storage.container(container_id))
 
@@ -188,3 +205,25 @@ class OverlayDriver:
             draft.write_bytes(msgspec.json.encode(settled))
             draft.rename(path)
             self._records[chain_id] = settled
+
+
+class OverlaySnapshot:
+    """A copy of an upper directory, on its way to become a layer."""
+
+    def __init__(self, storage: Storage, confined: Confined, path: Path, parent: str, below: Path) -> None:
+        self.parent = parent
+        self._storage, self._confined, self._path, self._below = storage, confined, path, below
+
+    def pack(self, sink: Sink, cancel: CancelToken, *, clamp_seconds: int | None = None) -> Packed:
+        packed = self._confined.pack(
+            str(self._path / "diff"), sink, "overlay", cancel, root=str(self._below), clamp_seconds=clamp_seconds
+        )
+        implicit = () if packed.root or not self.parent else ("",)
+        record = LayerRecord(self.parent, packed.size, implicit)
+        (self._path / "layer.json").write_bytes(msgspec.json.encode(record))
+        return packed
+
+    def commit(self, chain_id: str) -> None:
+        final = self._storage.layer(chain_id)
+        if not final.is_dir():
+            self._path.rename(final)

@@ -60,16 +60,22 @@ class Storage:
 
         Nothing is synced here: `Graph.register` syncs the file system before an image has a name, and at a start layers of no image go.
         """
-        path = self._staging / f"{os.getpid()}-{next(self._numbers)}"
-        path.mkdir(mode=0o700)
-        try:
+        with self.draft() as path:
             yield path
             if final.exists():
                 raise FailedPrecondition(f"cannot make {final}: it exists already", path=final)
             path.rename(final)
-        except BaseException:
-            self.discard(path)
-            raise
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A new directory to fill; what has not been renamed by the end of the block goes."""
+        path = self._staging / f"{os.getpid()}-{next(self._numbers)}"
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            if path.exists():
+                self.discard(path)
 
     def discard(self, path: Path) -> None:
         """Have a tree gone; missing is fine."""

@@ -1,18 +1,20 @@
 """The vfs driver: no file system magic, every layer and every container is a full copy. Slow and large, works everywhere; the reference
 that the others are compared with.
 
-    ROOT/vfs/layers/<hex>/{tree/, size}      ROOT/vfs/containers/<id>/tree/
+    ROOT/vfs/layers/<hex>/{tree/, size}      ROOT/vfs/containers/<id>/{tree/, parent}
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, NotFound
-from moorage.server.graph.drivers.base import Confined, RootfsMount
+from moorage.server.graph.drivers.base import Confined, Packed, RootfsMount, Sink, Snapshot
 from moorage.server.graph.drivers.storage import Storage
 from moorage.server.model import DiskUsage
 
@@ -62,6 +64,7 @@ class VfsDriver:
             raise AlreadyExists(f"container {container_id} has a writable layer already", path=final)
         with self._storage.staged(final) as path:
             self._copy(parent, path, CancelToken())
+            (path / "parent").write_text(parent)
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", str(self._tree(container_id)), ("bind",)),)
@@ -71,6 +74,19 @@ class VfsDriver:
         if not tree.is_dir():
             raise NotFound(f"layer {chain_id} is not here", path=tree)
         return (RootfsMount("bind", str(tree), ("bind", "ro")),)
+
+    @contextmanager
+    def snapshot(self, container_id: str, cancel: CancelToken, *, move: bool = False) -> Iterator[Snapshot]:
+        source = self._tree(container_id)
+        parent = (source.parent / "parent").read_text()
+        with self._storage.draft() as path:
+            if move:
+                source.rename(path / "tree")
+            else:
+                (path / "tree").mkdir(mode=0o755)
+                self._confined.copy_tree(str(source), str(path / "tree"), cancel)
+            below = (self._storage.layer(parent) if parent else self._empty) / "tree"
+            yield VfsSnapshot(self._storage, self._confined, path, parent, below)
 
     def remove(self, container_id: str) -> None:
         self._storage.discard(self._storage.container(container_id))
@@ -92,3 +108,24 @@ class VfsDriver:
         if not tree.is_dir():
             raise NotFound(f"container {container_id} has no writable layer", path=tree)
         return tree
+
+
+class VfsSnapshot:
+    """A copy of a container's tree, on its way to become a layer."""
+
+    def __init__(self, storage: Storage, confined: Confined, path: Path, parent: str, below: Path) -> None:
+        self.parent = parent
+        self._storage, self._confined, self._path, self._below = storage, confined, path, below
+
+    def pack(self, sink: Sink, cancel: CancelToken, *, clamp_seconds: int | None = None) -> Packed:
+        tree, below = str(self._path / "tree"), str(self._below)
+        packed = self._confined.pack(
+            tree, sink, "compare", cancel, lower=below, root=below, clamp_seconds=clamp_seconds
+        )
+        (self._path / "size").write_text(str(packed.size))
+        return packed
+
+    def commit(self, chain_id: str) -> None:
+        final = self._storage.layer(chain_id)
+        if not final.is_dir():
+            self._path.rename(final)

@@ -1,0 +1,63 @@
+"""A container's changes as a layer: packed, compressed and hashed in one pass, and in the graph without being unpacked again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from moorage.server.cancel import CancelToken
+from moorage.server.graph.compression import MEDIA_TYPES, Compression, compressor
+from moorage.server.graph.content import ContentStore, Draft
+from moorage.server.graph.drivers.base import GraphDriver
+from moorage.server.graph.layers import Layers
+from moorage.server.model import Layer, LayerBlob
+
+
+@dataclass(frozen=True)
+class MadeLayer:
+    """A layer that was made here. `entries` is 0 when nothing had changed."""
+
+    layer: Layer
+    blob: LayerBlob
+    entries: int
+
+
+class PackingSink:
+    """Takes a plain tar; hashes it, and writes it compressed to a draft of the content store."""
+
+    def __init__(self, draft: Draft, compression: Compression) -> None:
+        self._draft, self._compression = draft, compression
+        self._compressor = compressor(compression)
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._hash.update(data)
+        if compressed := self._compressor.compress(data):
+            self._draft.write(compressed)
+
+    def finish(self) -> LayerBlob:
+        """The end: the blob gets its name."""
+        self._draft.write(self._compressor.flush())
+        digest = self._draft.commit()
+        diff_id = f"sha256:{self._hash.hexdigest()}"
+        return LayerBlob(digest, MEDIA_TYPES[self._compression], self._draft.size, diff_id)
+
+
+def pack_changes(
+    driver: GraphDriver,
+    content: ContentStore,
+    layers: Layers,
+    container_id: str,
+    cancel: CancelToken,
+    *,
+    compression: Compression,
+    move: bool,
+    clamp_seconds: int | None,
+) -> MadeLayer:
+    """See `Graph.commit_layer`."""
+    with driver.snapshot(container_id, cancel, move=move) as snapshot, content.draft() as draft:
+        sink = PackingSink(draft, compression)
+        packed = snapshot.pack(sink, cancel, clamp_seconds=clamp_seconds)
+        cancel.check()
+        blob = sink.finish()
+        return MadeLayer(layers.adopt(snapshot, blob, packed.size), blob, packed.entries)

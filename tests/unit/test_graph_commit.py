@@ -1,0 +1,87 @@
+"""A container's changes as a layer of the graph."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import Cancelled
+from moorage.server.graph.compression import Compression
+from tests.graphhouse import House, digest
+
+CHANGES = b"what has changed, over and over " * 1000
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.db.close()
+
+
+def container(house: House, changes: bytes = CHANGES, *layers: bytes) -> str:
+    house.graph.create_rootfs("c1", house.image(*(layers or (b"base",))).id)
+    house.driver.changes["c1"] = changes
+    return "c1"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_changes_become_a_layer_and_a_blob(house: House, compression: Compression) -> None:
+    made = house.graph.commit_layer(container(house), CancelToken(), compression=compression)
+    assert made.layer.diff_id == made.blob.diff_id == digest(CHANGES)
+    assert made.layer.parent == digest(b"base")
+    assert (made.layer.size, made.entries) == (len(CHANGES), 1)
+    assert house.graph.has_layer(made.layer.chain_id)
+    assert house.driver.stored[made.layer.chain_id] == CHANGES
+    with house.content.open(made.blob.digest) as file:
+        data = file.read()
+    assert (digest(data), len(data)) == (made.blob.digest, made.blob.size)
+    match compression:
+        case "gzip":
+            assert gzip.decompress(data) == CHANGES
+        case "zstd":
+            assert zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read() == CHANGES
+        case "none":
+            assert data == CHANGES
+    assert house.graph.layer_blobs(made.layer.chain_id) == [made.blob]
+
+
+def test_the_same_changes_are_the_same_layer(house: House) -> None:
+    first = house.graph.commit_layer(container(house), CancelToken())
+    again = house.graph.commit_layer("c1", CancelToken())
+    other = house.graph.commit_layer("c1", CancelToken(), compression="zstd")
+    assert again == first
+    assert other.layer == first.layer
+    assert {blob.digest for blob in house.graph.layer_blobs(first.layer.chain_id)} == {
+        first.blob.digest,
+        other.blob.digest,
+    }
+
+
+def test_a_layer_of_no_image_goes_with_its_blob_at_the_next_start(house: House) -> None:
+    made = house.graph.commit_layer(container(house), CancelToken())
+    house.reopen()
+    assert house.graph.layer_blobs(made.layer.chain_id) == [made.blob]
+    collected = house.graph.collect({"c1"})
+    assert (collected.layers, collected.blobs) == (1, 1)
+    assert not house.graph.has_layer(made.layer.chain_id)
+    assert not house.content.exists(made.blob.digest)
+    assert house.graph.layer_blobs(made.layer.chain_id) == []
+
+
+def test_a_cancelled_commit_leaves_nothing(house: House, tmp_path: Path) -> None:
+    name = container(house)
+    cancel = CancelToken()
+    cancel.cancel("the caller hung up")
+    before = house.content.digests()
+    with pytest.raises(Cancelled):
+        house.graph.commit_layer(name, cancel)
+    assert house.content.digests() == before
+    assert list((tmp_path / "content" / "drafts").iterdir()) == []
+    assert len(house.driver.layers()) == 1
