@@ -15,11 +15,13 @@ from moorage.client.errors import MoorageError
 
 VERBS = (
     "attach",
+    "commit",
     "completion",
     "create",
     "doctor",
     "events",
     "exec",
+    "history",
     "images",
     "info",
     "inspect",
@@ -36,6 +38,7 @@ VERBS = (
     "start",
     "stats",
     "stop",
+    "tag",
     "top",
     "version",
     "wait",

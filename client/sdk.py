@@ -7,20 +7,18 @@ Wherever a method takes `container`, an ID, a unique prefix of one or a name wil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from moorage.client.connection import TLS, Address, connect, explain
-from moorage.client.errors import MoorageError, Unavailable, from_rpc_error
-from moorage.client.streams import Pull, Session, Stream
+from moorage.client.caller import Caller
+from moorage.client.connection import TLS, connect
+from moorage.client.images import Images
+from moorage.client.streams import Session, Stream
 from moorage.v1 import (
-    image_pb2,
-    image_pb2_grpc,
     network_pb2,
     network_pb2_grpc,
     runtime_pb2,
@@ -28,48 +26,6 @@ from moorage.v1 import (
     system_pb2,
     system_pb2_grpc,
 )
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-Page = TypeVar("Page", bound="_Page")
-
-
-class _Page(Protocol):
-    next_page_token: str
-
-
-class _Caller:
-    """Makes calls on one channel and turns their failures into MoorageError."""
-
-    def __init__(self, channel: grpc.Channel, address: Address, timeout: float | None) -> None:
-        self.channel = channel
-        self.address = address
-        self.timeout = timeout
-
-    def error(self, error: grpc.RpcError) -> MoorageError:
-        mapped = from_rpc_error(error)
-        if isinstance(mapped, Unavailable) and mapped.reason == mapped.code:
-            return explain(self.address, mapped)
-        return mapped
-
-    def unary(
-        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, *, forever: bool = False
-    ) -> Response:
-        try:
-            return method(request, timeout=None if forever else self.timeout)
-        except grpc.RpcError as error:
-            raise self.error(error) from error
-
-    def pages(self, method: grpc.UnaryUnaryMultiCallable[Any, Page], request: Any) -> Iterator[Page]:
-        while True:
-            page = self.unary(method, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-    def stream(self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request) -> Stream[Response]:
-        return Stream(method(request), self.error)
 
 
 class Client:
@@ -84,7 +40,7 @@ class Client:
         self, url: str | None = None, *, tls: TLS | None = None, insecure: bool = False, timeout: float | None = None
     ) -> None:
         channel, address = connect(url, tls=tls, insecure=insecure)
-        self._caller = _Caller(channel, address, timeout)
+        self._caller = Caller(channel, address, timeout)
         self.images = Images(self._caller)
         self.containers = Containers(self._caller)
         self.networks = Networks(self._caller)
@@ -108,38 +64,10 @@ class Client:
         self.close()
 
 
-class Images:
-    """The images of the daemon, and pulling more."""
-
-    def __init__(self, caller: _Caller) -> None:
-        self._caller = caller
-        self._stub = image_pb2_grpc.ImageServiceStub(caller.channel)
-
-    def pull(
-        self, reference: str, *, platform: image_pb2.Platform | None = None, auth: image_pb2.RegistryAuth | None = None
-    ) -> Pull:
-        """Start pulling; iterate over the answer for progress, or call its `result()` for the image."""
-        request = image_pb2.PullImageRequest(reference=reference, platform=platform, auth=auth)
-        return Pull(self._stub.PullImage(request), self._caller.error)
-
-    def list(self, reference: str = "") -> list[image_pb2.Image]:
-        """Images, newest first: all, or those of a repository or reference."""
-        pages = self._caller.pages(self._stub.ListImages, image_pb2.ListImagesRequest(reference=reference))
-        return [image for page in pages for image in page.images]
-
-    def get(self, reference: str) -> image_pb2.Image:
-        """One image by reference, digest or unique ID prefix."""
-        return self._caller.unary(self._stub.GetImage, image_pb2.GetImageRequest(reference=reference))
-
-    def remove(self, reference: str) -> image_pb2.RemoveImageResponse:
-        """Remove a tag, or by ID the image with all its tags."""
-        return self._caller.unary(self._stub.RemoveImage, image_pb2.RemoveImageRequest(reference=reference))
-
-
 class Containers:
     """The life of containers, and what runs in them."""
 
-    def __init__(self, caller: _Caller) -> None:
+    def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._stub = runtime_pb2_grpc.RuntimeServiceStub(caller.channel)
 
@@ -193,6 +121,29 @@ class Containers:
         return self._caller.unary(
             self._stub.WaitContainer, runtime_pb2.WaitContainerRequest(id=container), forever=True
         )
+
+    def commit(
+        self,
+        container: str,
+        reference: str = "",
+        *,
+        author: str = "",
+        message: str = "",
+        changes: Iterable[str] = (),
+        pause: bool = True,
+        compression: str = "",
+    ) -> runtime_pb2.CommitContainerResponse:
+        """Make an image of what it has changed, named `reference` where given; `changes` are lines of a Dockerfile."""
+        request = runtime_pb2.CommitContainerRequest(
+            id=container,
+            reference=reference,
+            author=author,
+            message=message,
+            changes=list(changes),
+            without_pause=not pause,
+            compression=compression,
+        )
+        return self._caller.unary(self._stub.CommitContainer, request)
 
     def processes(self, container: str) -> Sequence[runtime_pb2.Process]:
         """Its processes, by pid, as the host sees them."""
@@ -279,7 +230,7 @@ class Containers:
 class Networks:
     """The networks that containers join."""
 
-    def __init__(self, caller: _Caller) -> None:
+    def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._stub = network_pb2_grpc.NetworkServiceStub(caller.channel)
 
@@ -315,7 +266,7 @@ class Networks:
 class System:
     """The daemon itself."""
 
-    def __init__(self, caller: _Caller) -> None:
+    def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._stub = system_pb2_grpc.SystemServiceStub(caller.channel)
 

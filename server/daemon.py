@@ -36,6 +36,7 @@ from moorage.server.engine.podlife import PodLife
 from moorage.server.engine.pods import Pods
 from moorage.server.engine.recovery import Recovery
 from moorage.server.engine.stats import Stats
+from moorage.server.engine.store import Store
 from moorage.server.engine.streams import Streams
 from moorage.server.engine.system import Setup, System
 from moorage.server.errors import InvalidArgument
@@ -153,6 +154,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         stats=stats,
         events=EventLog(rooms.db),
         images=images,
+        store=Store(graph, images, containers, rooms.cgroups, places.cgroup_path),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )

@@ -10,7 +10,7 @@ from grpc import aio
 
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
-from moorage.server.engine import commands
+from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.server.model import Image
 from moorage.v1 import image_pb2, image_pb2_grpc
@@ -58,6 +58,28 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         removed = await self._engine.run(commands.RemoveImage(request.reference), ctx.of(context))
         return image_pb2.RemoveImageResponse(
             untagged=removed.untagged, deleted=removed.deleted, reclaimed_bytes=removed.reclaimed
+        )
+
+    async def TagImage(self, request: image_pb2.TagImageRequest, context: Ctx) -> image_pb2.Image:
+        image = await self._engine.run(storecommands.Tag(request.source, request.target), ctx.of(context))
+        return await self._image(image, context)
+
+    async def GetImageHistory(
+        self, request: image_pb2.GetImageHistoryRequest, context: Ctx
+    ) -> image_pb2.GetImageHistoryResponse:
+        steps = await self._engine.run(storecommands.History(request.reference), ctx.of(context))
+        return image_pb2.GetImageHistoryResponse(
+            entries=[
+                image_pb2.ImageHistoryEntry(
+                    created_at=convert.timestamp(step.created_ns),
+                    created_by=step.created_by,
+                    author=step.author,
+                    comment=step.comment,
+                    diff_id=step.diff_id,
+                    size_bytes=step.size,
+                )
+                for step in steps
+            ]
         )
 
     async def _image(self, image: Image, context: Ctx) -> image_pb2.Image:

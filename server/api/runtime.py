@@ -10,7 +10,7 @@ from grpc import aio
 
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
-from moorage.server.engine import commands
+from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.server.errors import InvalidArgument
 from moorage.server.model import Container, ExitStatus
@@ -73,6 +73,22 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
             (await self._engine.run(commands.MeasureContainer(found.id), ctx.of(context))).bytes if request.size else 0
         )
         return self._container(found, size)
+
+    async def CommitContainer(self, request: pb.CommitContainerRequest, context: Ctx) -> pb.CommitContainerResponse:
+        command = storecommands.Commit(
+            request.id,
+            request.reference,
+            request.author,
+            request.message,
+            tuple(request.changes),
+            not request.without_pause,
+            request.compression or "gzip",
+        )
+        image = await self._engine.run(command, ctx.of(context))
+        return pb.CommitContainerResponse(
+            image_id=image.id,
+            layer_size_bytes=image.layers[-1].size,
+        )
 
     async def WaitContainer(self, request: pb.WaitContainerRequest, context: Ctx) -> pb.WaitContainerResponse:
         end = await self._engine.run(commands.Wait(request.id), ctx.of(context))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from moorage.server.engine import commands as c
 from moorage.server.engine import podcommands as p
+from moorage.server.engine import storecommands as s
 from moorage.server.engine.adjust import Adjust
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane, Verb
@@ -20,6 +21,7 @@ from moorage.server.engine.networks import Networks
 from moorage.server.engine.podlife import PodLife
 from moorage.server.engine.pods import Pods, key
 from moorage.server.engine.stats import Stats
+from moorage.server.engine.store import Store
 from moorage.server.engine.streams import Streams
 from moorage.server.engine.system import System
 
@@ -37,6 +39,7 @@ def table(
     stats: Stats,
     events: EventLog,
     images: Images,
+    store: Store,
     networks: Networks,
     system: System,
 ) -> list[Verb]:
@@ -44,6 +47,9 @@ def table(
 
     def by_id(command: c.Start | c.Reap | c.Update | c.ReopenLog) -> str:
         return containers.resolve(command.id)
+
+    def committed(command: s.Commit) -> str:
+        return containers.resolve(command.container)
 
     def by_pod(command: p.UpdatePod) -> str:
         return pods.resolve(command.id)
@@ -117,6 +123,9 @@ def table(
         Verb("image_inspect", c.InspectImage, images.inspect, Lane.READ),
         Verb("image_users", c.ImageUsers, images.users, Lane.READ),
         Verb("image_delete", c.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),
+        Verb("tag", s.Tag, store.tag, Lane.KERNEL, lambda x: x.source),
+        Verb("history", s.History, store.history, Lane.KERNEL, lambda x: x.reference),
+        Verb("commit", s.Commit, store.commit, Lane.DISK, lambda x: x.container, committed),
         # networks
         Verb("network_create", c.CreateNetwork, networks.create, Lane.KERNEL, network, lambda x: f"network/{x.name}"),
         Verb("network_rm", c.RemoveNetwork, networks.remove, Lane.KERNEL, network, lambda x: f"network/{x.network}"),

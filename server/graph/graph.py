@@ -17,14 +17,14 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
-from moorage.server.graph import imageconfig, layers, syncing
+from moorage.server.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.graph import documents, imageconfig, layers, syncing
 from moorage.server.graph.compression import Compression
 from moorage.server.graph.content import ContentStore, check_digest, days_ago_ns
 from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
@@ -109,11 +109,13 @@ class Graph:
         compression: Compression = "gzip",
         move: bool = False,
         clamp_seconds: int | None = None,
+        still: AbstractContextManager[None] | None = None,
     ) -> MadeLayer:
         """What a container has changed, as a layer on top of its image's and as a compressed blob of the content store.
 
         The same changes give the same digests. With `move` the container is of no more use, and only `remove_rootfs` may follow.
-        No file is younger than `clamp_seconds` since the epoch. Hold a `lease` until an image has the layer.
+        No file is younger than `clamp_seconds` since the epoch. The files are copied inside `still`.
+        Hold a `lease` until an image has the layer.
         Raises FailedPrecondition for a change that no layer can hold, ResourceExhausted for a full disk.
         """
         return pack_changes(
@@ -125,6 +127,7 @@ class Graph:
             compression=compression,
             move=move,
             clamp_seconds=clamp_seconds,
+            still=still or nullcontext(),
         )
 
     def layer_blobs(self, chain_id: str) -> list[LayerBlob]:
@@ -136,6 +139,39 @@ class Graph:
         with self.content.draft() as draft:
             draft.write(data)
             return draft.commit()
+
+    def document(self, image_id: str) -> bytes:
+        """An image's config as it is. Raises NotFound, DataLoss."""
+        return self.content.read(image_id, documents.MAX_DOCUMENT)
+
+    def manifests(self, image: Image) -> list[bytes]:
+        """The manifests that an image came or was made with, as they are: those first whose layers' blobs are all kept here."""
+        digests = [digest for digest in self._db.targets(CONTENT, image.id) if digest != image.id]
+        found = [self.content.read(digest, documents.MAX_DOCUMENT) for digest in digests if self.content.exists(digest)]
+        return sorted(found, key=lambda manifest: not self._has_all(manifest, image))
+
+    def _has_all(self, manifest: bytes, image: Image) -> bool:
+        blobs = documents.layer_blobs(manifest, [layer.diff_id for layer in image.layers])
+        return blobs is not None and all(self.content.exists(blob.digest) for blob in blobs)
+
+    def blobs(self, image: Image) -> tuple[LayerBlob, ...]:
+        """The blobs of an image's layers, from the base up, as its manifest lists them; not all of them need be here.
+
+        Raises DataLoss when there is no manifest.
+        """
+        for manifest in self.manifests(image):
+            blobs = documents.layer_blobs(manifest, [layer.diff_id for layer in image.layers])
+            if blobs is not None:
+                return blobs
+        raise DataLoss(f"the manifest of image {short_id(image.id)} is lost", hint="run `moorage fsck`")
+
+    def make_image(
+        self, config: bytes, blobs: Sequence[LayerBlob], *, tags: Sequence[str] = (), action: str = "commit"
+    ) -> Image:
+        """Make an image here: its documents go into the content store, then see `register`."""
+        manifest = self.add_document(documents.make_manifest(config, blobs))
+        self.add_document(config)
+        return self.register(config=config, manifest_digest=manifest, tags=tags, action=action)
 
     def register(
         self,
@@ -172,6 +208,15 @@ class Graph:
                 if _move(tx, TAG, tag, image_id):
                     tx.event("image", "tag", image_id, tag)
             tx.event("image", action, image_id, tags[0] if tags else digests[0] if digests else image_id)
+        return self._by_id(image_id)
+
+    def tag(self, image_id: str, tag: str) -> Image:
+        """Give an image (full ID) one more tag; another image that held it loses it. Raises NotFound."""
+        with self._db.transaction(durable=True) as tx:
+            if tx.get(KIND, image_id, Image) is None:
+                raise NotFound(f"image {image_id} is not here", reason="IMAGE_NOT_FOUND", image=image_id)
+            if _move(tx, TAG, tag, image_id):
+                tx.event("image", "tag", image_id, tag)
         return self._by_id(image_id)
 
     def is_id(self, text: str) -> bool:

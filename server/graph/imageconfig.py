@@ -74,7 +74,7 @@ def parse(data: bytes) -> ParsedConfig:
     platform = Platform(document.os, document.architecture, document.variant or "")
     for name, value in vars(platform).items():
         _plain(name, value)
-    return ParsedConfig(_created(document.created), platform, _inherited(document.config or _Config()), diff_ids)
+    return ParsedConfig(created_ns(document.created), platform, _inherited(document.config or _Config()), diff_ids)
 
 
 def _inherited(config: _Config) -> ImageConfig:
@@ -140,7 +140,7 @@ def _no_nul(member: str, texts: Iterable[str]) -> None:
             raise _wrong(f"{member} {text[:40]!r} has a NUL in it")
 
 
-def _created(text: str | None) -> int:
+def created_ns(text: str | None) -> int:
     """RFC 3339 to nanoseconds since the epoch; 0 without, and for Go's year 1."""
     if not text:
         return 0

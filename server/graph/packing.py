@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from moorage.server.cancel import CancelToken
@@ -53,9 +54,13 @@ def pack_changes(
     compression: Compression,
     move: bool,
     clamp_seconds: int | None,
+    still: AbstractContextManager[None],
 ) -> MadeLayer:
     """See `Graph.commit_layer`."""
-    with driver.snapshot(container_id, cancel, move=move) as snapshot, content.draft() as draft:
+    with ExitStack() as stack:
+        with still:
+            snapshot = stack.enter_context(driver.snapshot(container_id, cancel, move=move))
+        draft = stack.enter_context(content.draft())
         sink = PackingSink(draft, compression)
         packed = snapshot.pack(sink, cancel, clamp_seconds=clamp_seconds)
         cancel.check()

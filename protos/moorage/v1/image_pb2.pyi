@@ -175,3 +175,39 @@ class RemoveImageResponse(_message.Message):
     deleted: _containers.RepeatedScalarFieldContainer[str]
     reclaimed_bytes: int
     def __init__(self, untagged: _Optional[_Iterable[str]] = ..., deleted: _Optional[_Iterable[str]] = ..., reclaimed_bytes: _Optional[int] = ...) -> None: ...
+
+class TagImageRequest(_message.Message):
+    __slots__ = ("source", "target")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
+class GetImageHistoryRequest(_message.Message):
+    __slots__ = ("reference",)
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+
+class GetImageHistoryResponse(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[ImageHistoryEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[ImageHistoryEntry, _Mapping]]] = ...) -> None: ...
+
+class ImageHistoryEntry(_message.Message):
+    __slots__ = ("created_at", "created_by", "author", "comment", "diff_id", "size_bytes")
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
+    DIFF_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    created_at: _timestamp_pb2.Timestamp
+    created_by: str
+    author: str
+    comment: str
+    diff_id: str
+    size_bytes: int
+    def __init__(self, created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., author: _Optional[str] = ..., comment: _Optional[str] = ..., diff_id: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...

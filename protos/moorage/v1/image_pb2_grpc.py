@@ -55,6 +55,16 @@ class ImageServiceStub:
                 request_serializer=moorage_dot_v1_dot_image__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_image__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.TagImage = channel.unary_unary(
+                '/moorage.v1.ImageService/TagImage',
+                request_serializer=moorage_dot_v1_dot_image__pb2.TagImageRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.Image.FromString,
+                _registered_method=True)
+        self.GetImageHistory = channel.unary_unary(
+                '/moorage.v1.ImageService/GetImageHistory',
+                request_serializer=moorage_dot_v1_dot_image__pb2.GetImageHistoryRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.GetImageHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class ImageServiceServicer:
@@ -94,6 +104,20 @@ class ImageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TagImage(self, request, context):
+        """TagImage gives an image one more name; another image that had it loses it. Errors: NOT_FOUND; INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImageHistory(self, request, context):
+        """GetImageHistory answers how an image was made, as its config tells it, the last step first. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +140,16 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.RemoveImage,
                     request_deserializer=moorage_dot_v1_dot_image__pb2.RemoveImageRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_image__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'TagImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagImage,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.TagImageRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.Image.SerializeToString,
+            ),
+            'GetImageHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImageHistory,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.GetImageHistoryRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.GetImageHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +261,60 @@ class ImageService:
             '/moorage.v1.ImageService/RemoveImage',
             moorage_dot_v1_dot_image__pb2.RemoveImageRequest.SerializeToString,
             moorage_dot_v1_dot_image__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.ImageService/TagImage',
+            moorage_dot_v1_dot_image__pb2.TagImageRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.Image.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImageHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.ImageService/GetImageHistory',
+            moorage_dot_v1_dot_image__pb2.GetImageHistoryRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.GetImageHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

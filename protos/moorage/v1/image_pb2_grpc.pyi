@@ -48,6 +48,10 @@ class ImageServiceStub:
     """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
     Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
     """
+    TagImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.TagImageRequest, _image_pb2.Image]
+    """TagImage gives an image one more name; another image that had it loses it. Errors: NOT_FOUND; INVALID_ARGUMENT."""
+    GetImageHistory: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImageHistoryRequest, _image_pb2.GetImageHistoryResponse]
+    """GetImageHistory answers how an image was made, as its config tells it, the last step first. Errors: NOT_FOUND."""
 
 @_typing.type_check_only
 class ImageServiceAsyncStub(ImageServiceStub):
@@ -69,6 +73,10 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
     Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
     """
+    TagImage: _aio.UnaryUnaryMultiCallable[_image_pb2.TagImageRequest, _image_pb2.Image]  # type: ignore[assignment]
+    """TagImage gives an image one more name; another image that had it loses it. Errors: NOT_FOUND; INVALID_ARGUMENT."""
+    GetImageHistory: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImageHistoryRequest, _image_pb2.GetImageHistoryResponse]  # type: ignore[assignment]
+    """GetImageHistory answers how an image was made, as its config tells it, the last step first. Errors: NOT_FOUND."""
 
 class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
     """ImageService is the graph and the registry client: what images are here, and how they come and go."""
@@ -111,5 +119,21 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
         Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
         """
+
+    @_abc_1.abstractmethod
+    def TagImage(
+        self,
+        request: _image_pb2.TagImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.Image, _abc.Awaitable[_image_pb2.Image]]:
+        """TagImage gives an image one more name; another image that had it loses it. Errors: NOT_FOUND; INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def GetImageHistory(
+        self,
+        request: _image_pb2.GetImageHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.GetImageHistoryResponse, _abc.Awaitable[_image_pb2.GetImageHistoryResponse]]:
+        """GetImageHistory answers how an image was made, as its config tells it, the last step first. Errors: NOT_FOUND."""
 
 def add_ImageServiceServicer_to_server(servicer: ImageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -618,3 +618,29 @@ class ContainerStats(_message.Message):
     network_transmit_packets: int
     oom_kills: int
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cpu_usage_nanos: _Optional[int] = ..., cpu_usage_nano_cores: _Optional[int] = ..., cpu_throttled_nanos: _Optional[int] = ..., memory_usage_bytes: _Optional[int] = ..., memory_working_set_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., pids_limit: _Optional[int] = ..., block_read_bytes: _Optional[int] = ..., block_write_bytes: _Optional[int] = ..., network_receive_bytes: _Optional[int] = ..., network_transmit_bytes: _Optional[int] = ..., network_receive_packets: _Optional[int] = ..., network_transmit_packets: _Optional[int] = ..., oom_kills: _Optional[int] = ...) -> None: ...
+
+class CommitContainerRequest(_message.Message):
+    __slots__ = ("id", "reference", "author", "message", "changes", "without_pause", "compression")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_PAUSE_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    reference: str
+    author: str
+    message: str
+    changes: _containers.RepeatedScalarFieldContainer[str]
+    without_pause: bool
+    compression: str
+    def __init__(self, id: _Optional[str] = ..., reference: _Optional[str] = ..., author: _Optional[str] = ..., message: _Optional[str] = ..., changes: _Optional[_Iterable[str]] = ..., without_pause: _Optional[bool] = ..., compression: _Optional[str] = ...) -> None: ...
+
+class CommitContainerResponse(_message.Message):
+    __slots__ = ("image_id", "layer_size_bytes")
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    LAYER_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    image_id: str
+    layer_size_bytes: int
+    def __init__(self, image_id: _Optional[str] = ..., layer_size_bytes: _Optional[int] = ...) -> None: ...

@@ -101,6 +101,11 @@ class RuntimeServiceStub:
                 request_serializer=moorage_dot_v1_dot_runtime__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_runtime__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.CommitContainer = channel.unary_unary(
+                '/moorage.v1.RuntimeService/CommitContainer',
+                request_serializer=moorage_dot_v1_dot_runtime__pb2.CommitContainerRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_runtime__pb2.CommitContainerResponse.FromString,
+                _registered_method=True)
 
 
 class RuntimeServiceServicer:
@@ -204,6 +209,14 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CommitContainer(self, request, context):
+        """CommitContainer makes an image of what a container has changed, on top of its own image.
+        Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RuntimeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -271,6 +284,11 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=moorage_dot_v1_dot_runtime__pb2.GetStatsRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_runtime__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'CommitContainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitContainer,
+                    request_deserializer=moorage_dot_v1_dot_runtime__pb2.CommitContainerRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_runtime__pb2.CommitContainerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -626,6 +644,33 @@ class RuntimeService:
             '/moorage.v1.RuntimeService/GetStats',
             moorage_dot_v1_dot_runtime__pb2.GetStatsRequest.SerializeToString,
             moorage_dot_v1_dot_runtime__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.RuntimeService/CommitContainer',
+            moorage_dot_v1_dot_runtime__pb2.CommitContainerRequest.SerializeToString,
+            moorage_dot_v1_dot_runtime__pb2.CommitContainerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,10 @@ class RuntimeServiceStub:
     """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]
     """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
+    CommitContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.CommitContainerRequest, _runtime_pb2.CommitContainerResponse]
+    """CommitContainer makes an image of what a container has changed, on top of its own image.
+    Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
+    """
 
 @_typing.type_check_only
 class RuntimeServiceAsyncStub(RuntimeServiceStub):
@@ -113,6 +117,10 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _aio.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]  # type: ignore[assignment]
     """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
+    CommitContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.CommitContainerRequest, _runtime_pb2.CommitContainerResponse]  # type: ignore[assignment]
+    """CommitContainer makes an image of what a container has changed, on top of its own image.
+    Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
+    """
 
 class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
     """RuntimeService is the life of containers. Wherever an `id` is asked for, a full ID, a unique prefix of one or a name will do;
@@ -231,5 +239,15 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runtime_pb2.GetStatsResponse], _abc.AsyncIterator[_runtime_pb2.GetStatsResponse]]:
         """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
+
+    @_abc_1.abstractmethod
+    def CommitContainer(
+        self,
+        request: _runtime_pb2.CommitContainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.CommitContainerResponse, _abc.Awaitable[_runtime_pb2.CommitContainerResponse]]:
+        """CommitContainer makes an image of what a container has changed, on top of its own image.
+        Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
+        """
 
 def add_RuntimeServiceServicer_to_server(servicer: RuntimeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

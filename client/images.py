@@ -1,0 +1,46 @@
+"""The SDK's images. See `sdk.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moorage.client.caller import Caller
+from moorage.client.streams import Pull
+from moorage.v1 import image_pb2, image_pb2_grpc
+
+
+class Images:
+    """The images of the daemon, and pulling more."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._stub = image_pb2_grpc.ImageServiceStub(caller.channel)
+
+    def pull(
+        self, reference: str, *, platform: image_pb2.Platform | None = None, auth: image_pb2.RegistryAuth | None = None
+    ) -> Pull:
+        """Start pulling; iterate over the answer for progress, or call its `result()` for the image."""
+        request = image_pb2.PullImageRequest(reference=reference, platform=platform, auth=auth)
+        return Pull(self._stub.PullImage(request), self._caller.error)
+
+    def list(self, reference: str = "") -> list[image_pb2.Image]:
+        """Images, newest first: all, or those of a repository or reference."""
+        pages = self._caller.pages(self._stub.ListImages, image_pb2.ListImagesRequest(reference=reference))
+        return [image for page in pages for image in page.images]
+
+    def get(self, reference: str) -> image_pb2.Image:
+        """One image by reference, digest or unique ID prefix."""
+        return self._caller.unary(self._stub.GetImage, image_pb2.GetImageRequest(reference=reference))
+
+    def remove(self, reference: str) -> image_pb2.RemoveImageResponse:
+        """Remove a tag, or by ID the image with all its tags."""
+        return self._caller.unary(self._stub.RemoveImage, image_pb2.RemoveImageRequest(reference=reference))
+
+    def tag(self, source: str, target: str) -> image_pb2.Image:
+        """Give an image one more name."""
+        return self._caller.unary(self._stub.TagImage, image_pb2.TagImageRequest(source=source, target=target))
+
+    def history(self, reference: str) -> Sequence[image_pb2.ImageHistoryEntry]:
+        """How an image was made, the last step first."""
+        request = image_pb2.GetImageHistoryRequest(reference=reference)
+        return self._caller.unary(self._stub.GetImageHistory, request).entries
