@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # Tests fork; what gRPC does around a fork starts threads and opens descriptors in parent and child.
 export GRPC_ENABLE_FORK_SUPPORT := 0
 
-.PHONY: help setup generate baseline format check test soak clients readme demo bench dist clean
+.PHONY: help setup generate baseline format check test cri soak clients readme demo bench dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-10s %s\n", $$1, $$2 }'
@@ -41,13 +41,15 @@ check: $(STAMP) ## lint, format, types, API rules, drift of generated code
 	tools/drift.sh
 
 # In processes of their own: kernel tests fork, which gRPC channels left open by other tests do not survive.
-test: $(STAMP) ## run the unit, contract, api, kernel and cri tests (as root)
+test: $(STAMP) ## run the unit, contract, api and kernel tests (as root)
 	$(BIN)/pytest tests/contract tests/unit tests/api $(PYTEST_ARGS)
 	$(BIN)/pytest tests/kernel $(PYTEST_ARGS)
+
+cri: $(STAMP) ## run the tests of the CRI over a real daemon (as root)
 	$(BIN)/pytest tests/cri $(PYTEST_ARGS)
 
-soak: $(STAMP) ## run the long tests: 200 cycles of run and remove
-	$(BIN)/pytest -m soak tests/kernel $(PYTEST_ARGS)
+soak: $(STAMP) ## run the long tests: crashes at random moments, 200 cycles of run and remove
+	$(BIN)/pytest -m "soak or slow" tests $(PYTEST_ARGS)
 
 clients: $(STAMP) ## build clients in Go and Node, and run containers and pods with them (as root; needs go, node and npm)
 	$(BIN)/pytest -m clients tests/clients $(PYTEST_ARGS)

@@ -175,6 +175,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         cri_runtime=cri_runtime.RuntimeService(cri),
         streaming=cri.streaming,
     )
+    api.on_stopping = engine.dismiss
     serve = Verb("serveapi", commands.ServeApi, api.serve, Lane.WAIT, lambda command: ",".join(command.listen))
     measures = Measures(containers, pods, places, rooms.cgroups, FigureReader())
     engine.register([*table, *measures.verbs(), serve])

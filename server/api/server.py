@@ -87,6 +87,8 @@ class ApiServer:
         }
         self._stop: asyncio.Event | None = None
         self.on_serving: Callable[[], None] = lambda: _tell_systemd("READY=1")
+        self.on_stopping: Callable[[], None] = lambda: None
+        """Called when no new call comes in any more."""
 
     def stop(self) -> None:
         """End `serve`; on the event loop."""
@@ -110,7 +112,10 @@ class ApiServer:
             await self._stop.wait()
             _tell_systemd("STOPPING=1")
             await self._set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-            await server.stop(self._config.shutdown_seconds)
+            stopped = asyncio.ensure_future(server.stop(self._config.shutdown_seconds))
+            await asyncio.sleep(0)
+            self.on_stopping()
+            await stopped
 
     def _build(self) -> tuple[aio.Server, health.aio.HealthServicer]:
         server = aio.server(interceptors=(StatusInterceptor(self._metrics),), options=OPTIONS)

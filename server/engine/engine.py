@@ -46,6 +46,8 @@ class Lane(enum.Enum):
     """Moves images."""
     WAIT = 10_000
     """`async` jobs and streams, which mostly wait."""
+    WATCH = 20_000
+    """As WAIT, for those that only look on: whoever is cut off asks again."""
 
 
 BLOCKING: tuple[Lane, ...] = (Lane.KERNEL, Lane.DISK, Lane.TRANSFER)
@@ -147,6 +149,12 @@ class Engine:
         except BaseException as error:
             self._end(job, JobState.FAILED, str(error))
             raise
+
+    def dismiss(self) -> None:
+        """End the jobs that only look on: the daemon is about to stop."""
+        for job in list(self._running.values()):
+            if self._verbs[type(job.command)].lane is Lane.WATCH:
+                self._cancel(job, "the daemon is shutting down")
 
     async def shutdown(self, grace: float) -> None:
         """Take no more jobs; give those that run `grace` seconds to end, then cancel them and wait."""

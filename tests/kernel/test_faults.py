@@ -14,7 +14,7 @@ from tests.contract.execbox import alive
 from tests.daemon import Daemon
 from tests.kernel.conftest import IMAGE
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 ROUNDS = 8
 
