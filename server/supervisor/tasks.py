@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from moorage.server.supervisor import lookups, trees
+from moorage.server.supervisor import buildtree, lookups, trees
 from moorage.server.supervisor.pack import pack
 from moorage.server.supervisor.unpack import unpack
 
@@ -40,4 +40,9 @@ TASKS: dict[str, Task] = {
     "inherit": trees.inherit,
     "check_directory": lookups.check_directory,
     "maps_owners": lookups.maps_owners,
+    "build_missing": buildtree.missing,
+    "build_sweep": buildtree.sweep,
+    "build_directory": buildtree.have_directory,
+    "build_put": buildtree.put,
+    "build_take": buildtree.take,
 }

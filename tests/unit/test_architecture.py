@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server"
-ROOMS = ("graph", "registry", "networkdriver", "execdriver")
+ROOMS = ("graph", "registry", "builder", "networkdriver", "execdriver")
 SHARED = ("model", "errors", "cancel", "graph.drivers.base", "networkdriver.base", "execdriver.base")
 
 # What each part of server/ may import of server/ besides itself and SHARED. What is not named here wires the others: main and config.
@@ -20,6 +20,7 @@ ALLOWED = {
     "engine": (*ROOMS, "libcontainer"),
     "graph": (),
     "registry": (),
+    "builder": ("graph", "registry"),
     "networkdriver": ("graph.graphdb",),
     "execdriver": ("libcontainer", "supervisor"),
     "streaming": (),

@@ -1,0 +1,110 @@
+"""The daemon's side of the builder's tasks on root file systems: opens the pipes, feeds them, hands back the results."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import RawIOBase
+from typing import Any, BinaryIO
+
+from moorage.server.cancel import CancelToken
+from moorage.server.graph.confined import CHUNK, PIPE_SIZE, RunTask
+from moorage.server.graph.drivers.base import RootfsMount, Sink
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where files go, and how: see `supervisor/buildtree.py`, `put`. `mode` is None for each file's own."""
+
+    what: str
+    target: str
+    directory: bool
+    owner: str = ""
+    mode: int | None = None
+    archive: bool = False
+
+
+Feeder = Callable[[RawIOBase], None]
+"""Writes a tar stream."""
+
+
+class Trees:
+    """Blocking; thread-safe for different root file systems. Errors are those the tasks raise."""
+
+    def __init__(self, run_task: RunTask) -> None:
+        self._run = run_task
+
+    def missing(self, layers: Sequence[RootfsMount], paths: Sequence[str]) -> list[str]:
+        """Those of `paths`, and of the directories that lead to them, that are not there."""
+        found: list[str] = self._run("build_missing", {"layers": tables(layers), "paths": list(paths)}, [], None)[
+            "missing"
+        ]
+        return found
+
+    def sweep(self, layers: Sequence[RootfsMount], paths: Sequence[str]) -> None:
+        """Delete those of `paths` that are empty."""
+        self._run("build_sweep", {"layers": tables(layers), "paths": list(paths)}, [], None)
+
+    def have_directory(self, layers: Sequence[RootfsMount], path: str) -> None:
+        """Have a directory, made with its parents where it is missing."""
+        self._run("build_directory", {"layers": tables(layers), "path": path}, [], None)
+
+    def put(self, layers: Sequence[RootfsMount], where: Placement, feeder: Feeder, cancel: CancelToken) -> None:
+        """Put the files of a tar stream into a root file system. An error of the feeder is raised as it is."""
+        args = {"layers": tables(layers), **vars(where)}
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, "moorage-build-put"))
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            task = pool.submit(self._with_end, "build_put", args, reader, cancel)
+            with open(writer, "wb", buffering=0) as pipe:
+                fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                # A task that has ended before says why itself.
+                with suppress(BrokenPipeError):
+                    feeder(pipe)
+            task.result()
+
+    def take(
+        self, layers: Sequence[RootfsMount], patterns: Sequence[str], what: str, sink: Sink, cancel: CancelToken
+    ) -> tuple[int, int]:
+        """Pack what patterns name into `sink`; answers how many files and directories they named."""
+        args = {"layers": tables(layers), "patterns": list(patterns), "what": what}
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, "moorage-build-take"))
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            task = pool.submit(self._with_end, "build_take", args, writer, cancel)
+            with open(reader, "rb", buffering=0) as pipe:
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+                while data := pipe.read(CHUNK):
+                    cancel.check()
+                    sink.write(data)
+            result = task.result()
+        return int(result["files"]), int(result["directories"])
+
+    def _with_end(self, name: str, args: dict[str, Any], fd: int, cancel: CancelToken) -> dict[str, Any]:
+        """Run a task at one end of a pipe, which is closed with it: so the other end is not left waiting."""
+        try:
+            return self._run(name, args, [fd], cancel)
+        finally:
+            os.close(fd)
+
+
+def tables(layers: Sequence[RootfsMount]) -> list[dict[str, Any]]:
+    """Mounts as the tasks take them."""
+    return [{"type": each.type, "source": each.source, "options": list(each.options)} for each in layers]
+
+
+def copied(source: BinaryIO, cancel: CancelToken) -> Feeder:
+    """A feeder that hands on a stream as it is."""
+
+    def feed(pipe: RawIOBase) -> None:
+        while data := source.read(CHUNK):
+            cancel.check()
+            view = memoryview(data)
+            while view:
+                view = view[pipe.write(view) :]
+
+    return feed
