@@ -31,7 +31,7 @@ def members(text: str, base: dict[str, Any] | None = None, **arguments: str) -> 
 
 
 def actions(text: str, **arguments: str) -> list[Any]:
-    return [step.action for step in laid(f"FROM scratch\n{text}", **arguments).steps if step.action]
+    return [step.action for step in laid(f"FROM scratch\n{text}", None, **arguments).steps if step.action]
 
 
 def told(text: str, target: str = "") -> str:
