@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
+from tests import fakeuploads
 from tests.images import Blob, BuiltImage, Index
 
 
@@ -35,7 +36,7 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     """`cut` closes the connection after so many bytes of the body; `pad` sends so many zero bytes after it; `stall` sends
-    nothing more and waits for the client to go. `length` is the Content-Length, where it is to lie."""
+    nothing more and waits for the client to go. `length` is the Content-Length, where it is to lie. `drop` answers nothing and hangs up."""
 
     status: int = 200
     body: bytes = b""
@@ -44,6 +45,7 @@ class Reply:
     pad: int = 0
     length: int | None = None
     stall: bool = False
+    drop: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -61,6 +63,10 @@ class FakeRegistry:
         self.intercept: Callable[[Request], Reply | None] = lambda request: None
         self.manifests: dict[str, Blob] = {}
         self.blobs: dict[str, bytes] = {}
+        self.homes: dict[str, set[str]] = {}
+        """Repositories of each blob that was pushed; one of `add` is in all."""
+        self.uploads: dict[str, bytearray] = {}
+        """Uploads under way, by the path of their location."""
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
@@ -101,12 +107,17 @@ class FakeRegistry:
 
     def serve(self, request: Request) -> Reply:
         """What a registry in order answers."""
+        if request.method in ("POST", "PUT", "PATCH", "DELETE") or request.path in self.uploads:
+            return fakeuploads.serve(self, request)
         path = request.path.removeprefix("/v2/")
+        if path in ("", "_catalog") or path.endswith("/tags/list") or "/referrers/" in path:
+            return fakeuploads.discover(self, request)
         if path in self.manifests:
             found = self.manifests[path]
             return Reply(200, found.data, {"Content-Type": found.media_type, "Docker-Content-Digest": found.digest})
-        data = self.blobs.get(path.rpartition("/blobs/")[2])
-        if data is None:
+        repository, _, digest = path.rpartition("/blobs/")
+        data = self.blobs.get(digest)
+        if data is None or repository not in self.homes.get(digest, {repository}):
             return Reply(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}')
         wanted = request.headers.get("Range", "")
         if not wanted:
@@ -133,7 +144,7 @@ class FakeRegistry:
                 request = registry._record(self)
                 _send(self, registry.intercept(request) or registry.serve(request))
 
-            do_POST = do_GET
+            do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""
@@ -142,11 +153,16 @@ class FakeRegistry:
 
 
 def _send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+    if reply.drop:
+        handler.close_connection = True
+        return
     handler.send_response(reply.status)
     length = len(reply.body) + reply.pad if reply.length is None else reply.length
     for name, value in {"Content-Length": str(length), **reply.headers}.items():
         handler.send_header(name, value)
     handler.end_headers()
+    if handler.command == "HEAD":
+        return
     try:
         handler.wfile.write(reply.body[: reply.cut])
         if reply.cut is not None:

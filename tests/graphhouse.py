@@ -72,6 +72,10 @@ class MemoryDriver:
         """What was put into `changes` is what the container has changed."""
         yield MemorySnapshot(self, self.writable[container_id], self.changes.get(container_id, b""))
 
+    @contextmanager
+    def layer_snapshot(self, chain_id: str, cancel: CancelToken) -> Iterator[MemorySnapshot]:
+        yield MemorySnapshot(self, "", self.stored[chain_id])
+
     def remove(self, container_id: str) -> None:
         self.writable.pop(container_id, None)
 

@@ -8,11 +8,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import DataLoss
-from moorage.server.model import Image, ImageConfig, Layer, Platform
+from moorage.server.model import Image, ImageConfig, Layer, LayerBlob, Platform
 
 
 class MemoryWriter:
@@ -83,6 +84,8 @@ class MemoryGraph:
         self.applied: list[str] = []
         self.images: list[Image] = []
         self.leases = 0
+        self.packable: dict[str, LayerBlob] = {}
+        """What `pack_layer` makes of a layer, by chain ID; its bytes are in the content already."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -125,3 +128,23 @@ class MemoryGraph:
         digest = "sha256:" + hashlib.sha256(config).hexdigest()
         self.images.append(Image(digest, 0, platform, ImageConfig(), tuple(layers), tags, digests))
         return self.images[-1]
+
+    def document(self, image_id: str) -> bytes:
+        return self.content.blobs[image_id]
+
+    def manifests(self, image: Image) -> list[bytes]:
+        config = f'"digest":"{image.id}"'.encode()
+        return [blob for blob in self.content.blobs.values() if config in blob and b'"layers"' in blob]
+
+    def pack_layer(self, chain_id: str, cancel: CancelToken) -> LayerBlob:
+        return self.packable[chain_id]
+
+    def layer_blobs(self, chain_id: str) -> list[LayerBlob]:
+        return []
+
+    def add_digest(self, image_id: str, name: str) -> None:
+        at = next(at for at, image in enumerate(self.images) if image.id == image_id)
+        self.images[at] = replace(self.images[at], digests=(*self.images[at].digests, name))
+
+    def list(self) -> tuple[Image, ...]:
+        return tuple(self.images)

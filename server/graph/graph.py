@@ -30,7 +30,7 @@ from moorage.server.graph.content import ContentStore, check_digest, days_ago_ns
 from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
-from moorage.server.graph.packing import MadeLayer, pack_changes
+from moorage.server.graph.packing import MadeLayer, pack_changes, pack_layer
 from moorage.server.model import DiskUsage, Image, Layer, LayerBlob
 
 KIND = "image"
@@ -133,6 +133,20 @@ class Graph:
     def layer_blobs(self, chain_id: str) -> list[LayerBlob]:
         """The blobs of a layer that are kept in the content store."""
         return self._layers.blobs(chain_id)
+
+    def pack_layer(self, chain_id: str, cancel: CancelToken) -> LayerBlob:
+        """A gzip blob of a layer's files, whose own blob is not here any more; the caller's to delete.
+
+        Its diff ID is the layer's own only if the layer was packed here once. Raises NotFound, ResourceExhausted for a full disk.
+        """
+        return pack_layer(self.driver, self.content, chain_id, cancel)
+
+    def add_digest(self, image_id: str, name: str) -> None:
+        """Have `repository@digest` lead to an image that has been pushed there. An image that is gone by now is no error."""
+        with self._db.transaction() as tx:
+            if tx.get(KIND, image_id, Image) is not None:
+                _move(tx, DIGEST, name, image_id)
+                tx.event("image", "push", image_id, name)
 
     def add_document(self, data: bytes) -> str:
         """Put a config or manifest into the content store; answers its digest."""

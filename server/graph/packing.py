@@ -66,3 +66,12 @@ def pack_changes(
         cancel.check()
         blob = sink.finish()
         return MadeLayer(layers.adopt(snapshot, blob, packed.size), blob, packed.entries)
+
+
+def pack_layer(driver: GraphDriver, content: ContentStore, chain_id: str, cancel: CancelToken) -> LayerBlob:
+    """See `Graph.pack_layer`."""
+    with driver.layer_snapshot(chain_id, cancel) as snapshot, content.draft() as draft:
+        sink = PackingSink(draft, "gzip")
+        snapshot.pack(sink, cancel)
+        cancel.check()
+        return sink.finish()

@@ -146,10 +146,13 @@ class Authorizer:
         base: str,
         host: str,
         repository: str,
+        scopes: tuple[str, ...] | None = None,
     ) -> None:
+        """`scopes` are what a token is asked for (distribution's token scopes), by default to pull `repository`."""
         self._transport, self._tokens, self._source, self._settings = transport, tokens, source, settings
         self._base, self._host, self._repository = base, host, repository
-        self._scope = f"repository:{repository}:pull"
+        self._scopes = (f"repository:{repository}:pull",) if scopes is None else scopes
+        self._scope = " ".join(self._scopes)
         self._lock = threading.Lock()
         self._basic = ""
         self._note = ""
@@ -200,8 +203,8 @@ class Authorizer:
 
     def _ask(self, challenge: Challenge, auth: RegistryAuth | None, cancel: CancelToken) -> tuple[str, float]:
         realm = challenge.parameters["realm"]
-        self._check_realm(realm, Subject(self._host, self._repository, "authenticate for a pull"))
-        action = f"get a token from {shown(urlsplit(realm).netloc)[1:-1]} for a pull"
+        self._check_realm(realm, Subject(self._host, self._repository, "authenticate for access"))
+        action = f"get a token from {shown(urlsplit(realm).netloc)[1:-1]} for access"
         subject = Subject(self._host, self._repository, action)
         method, url, headers, body = self._request(realm, challenge.parameters.get("service", ""), auth)
         with self._transport.send(method, url, headers, subject, cancel, body) as reply:
@@ -214,15 +217,16 @@ class Authorizer:
         self, realm: str, service: str, auth: RegistryAuth | None
     ) -> tuple[str, str, dict[str, str], bytes | None]:
         """Method, URL, headers and body: POST with a refresh token (OAuth 2), else GET, with Basic when there is a password."""
-        query = {"service": service, "scope": self._scope, "client_id": _CLIENT_ID}
+        query = {"service": service, "client_id": _CLIENT_ID}
         if auth and auth.identity_token:
-            form = {**query, "grant_type": "refresh_token", "refresh_token": auth.identity_token}
+            form = {**query, "scope": self._scope, "grant_type": "refresh_token", "refresh_token": auth.identity_token}
             return "POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}, urlencode(form).encode()
         headers = {}
         if auth and auth.username:
             query["account"] = auth.username
             headers["Authorization"] = auth.basic()
-        url = realm + ("&" if "?" in realm else "?") + urlencode({key: value for key, value in query.items() if value})
+        pairs = [*query.items(), *(("scope", scope) for scope in self._scopes)]
+        url = realm + ("&" if "?" in realm else "?") + urlencode([pair for pair in pairs if pair[1]])
         return "GET", url, headers, None
 
     def _check_realm(self, realm: str, subject: Subject) -> None:

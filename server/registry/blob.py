@@ -10,6 +10,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import DataLoss, MoorageError, Unavailable
 from moorage.server.registry.problems import Subject, TryAgain, of_all
 from moorage.server.registry.remote import Attempts, Remote
+from moorage.server.registry.throttle import Throttle
 from moorage.server.registry.transport import CHUNK, Answer
 
 _SUBSTANTIAL = 1 << 20
@@ -19,8 +20,17 @@ _SUBSTANTIAL = 1 << 20
 class BlobReader:
     """The bytes of one blob from `offset` on. The length is held to `size`; the digest is the content store's to check."""
 
-    def __init__(self, remotes: Sequence[Remote], digest: str, size: int, offset: int, cancel: CancelToken) -> None:
+    def __init__(
+        self,
+        remotes: Sequence[Remote],
+        digest: str,
+        size: int,
+        offset: int,
+        cancel: CancelToken,
+        throttle: Throttle | None = None,
+    ) -> None:
         self._remotes = list(remotes)
+        self._throttle = throttle
         self._digest, self._size, self._cancel = digest, size, cancel
         self.offset = offset
         self._answer: Answer | None = None
@@ -58,6 +68,8 @@ class BlobReader:
     def _taken(self, data: bytes) -> bytes:
         if self.offset + len(data) > self._size:
             raise self._wrong(f"it sends more than the {self._size} bytes that the manifest says")
+        if self._throttle is not None:
+            self._throttle.take(len(data), self._cancel)
         before = self.offset
         self.offset += len(data)
         if before // _SUBSTANTIAL != self.offset // _SUBSTANTIAL:

@@ -24,6 +24,7 @@ from moorage.server.registry.manifest import Descriptor, Index, Manifest
 from moorage.server.registry.problems import TryAgain, of_all, shown
 from moorage.server.registry.reference import DEFAULT_DOMAIN, Reference, is_digest
 from moorage.server.registry.remote import Attempts, Remote
+from moorage.server.registry.throttle import Throttle
 from moorage.server.registry.transport import Answer, Transport
 
 _HUB_HOST = "registry-1.docker.io"
@@ -47,24 +48,42 @@ class Client:
         self.config = config
         self._transport = Transport(config)
         self._tokens = TokenCache()
+        self._downloads = Throttle(config.download_limit)
+        self.uploads = Throttle(config.upload_limit)
 
     def repository(self, reference: Reference, auth: RegistryAuth | None, cancel: CancelToken) -> Repository:
         """The repository of `reference`: at the mirrors of its domain, in order, then at the domain itself."""
-        path = Path(self.config.docker_config) if self.config.docker_config else credentials.default_path()
-        source = CredentialSource(path, reference.domain, auth)
+        source = self._credentials(reference.domain, auth)
         remotes = [
             self._remote(base, urlsplit(base).netloc, reference.path, source, min(_MIRROR_RETRIES, self.config.retries))
             for base in self.config.mirrors_of(reference.domain)
         ]
         upstream = self._base_of(reference.domain)
         remotes.append(self._remote(upstream, reference.domain, reference.path, source, self.config.retries))
-        return Repository(remotes, cancel)
+        return Repository(remotes, cancel, self._downloads)
+
+    def remote(self, domain: str, repository: str, auth: RegistryAuth | None, scopes: tuple[str, ...]) -> Remote:
+        """The registry `domain` itself, past its mirrors, for what `scopes` (of the token specification) say; `repository` may be empty."""
+        source = self._credentials(domain, auth)
+        return self._remote(self._base_of(domain), domain, repository, source, self.config.retries, scopes)
 
     def close(self) -> None:
         self._transport.close()
 
-    def _remote(self, base: str, host: str, repository: str, source: CredentialSource, retries: int) -> Remote:
-        authorizer = Authorizer(self._transport, self._tokens, source, self.config.host, base, host, repository)
+    def _credentials(self, domain: str, auth: RegistryAuth | None) -> CredentialSource:
+        path = Path(self.config.docker_config) if self.config.docker_config else credentials.default_path()
+        return CredentialSource(path, domain, auth)
+
+    def _remote(
+        self,
+        base: str,
+        host: str,
+        repository: str,
+        source: CredentialSource,
+        retries: int,
+        scopes: tuple[str, ...] | None = None,
+    ) -> Remote:
+        authorizer = Authorizer(self._transport, self._tokens, source, self.config.host, base, host, repository, scopes)
         return Remote(self._transport, authorizer, base, host, repository, retries)
 
     def _base_of(self, domain: str) -> str:
@@ -76,9 +95,10 @@ class Client:
 class Repository:
     """One repository, wherever it is served. Thread-safe."""
 
-    def __init__(self, remotes: list[Remote], cancel: CancelToken) -> None:
+    def __init__(self, remotes: list[Remote], cancel: CancelToken, throttle: Throttle | None = None) -> None:
         self._remotes = remotes
         self._cancel = cancel
+        self._throttle = throttle
         self.subject = remotes[-1].subject("get the image")
 
     def resolve(self, target: str, platform: Platform) -> Resolved:
@@ -119,7 +139,7 @@ class Repository:
 
     def open_blob(self, blob: Descriptor, offset: int = 0, cancel: CancelToken | None = None) -> BlobReader:
         """The blob's bytes from `offset` on."""
-        return BlobReader(self._remotes, blob.digest, blob.size, offset, cancel or self._cancel)
+        return BlobReader(self._remotes, blob.digest, blob.size, offset, cancel or self._cancel, self._throttle)
 
     def _manifest_from(self, remote: Remote, target: str, listed_as: str) -> Manifest | Index:
         subject = remote.subject(f"get manifest {target}")

@@ -58,6 +58,12 @@ class RegistryConfig:
     retries: int = 5
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
+    upload_chunk: int = 0
+    """Most bytes of a blob in one request of a push; 0 sends each blob whole."""
+    download_limit: int = 0
+    """Bytes a second that all pulls together may take; 0 for no limit."""
+    upload_limit: int = 0
+    """Bytes a second that all pushes together may take; 0 for no limit."""
     keep_blobs: bool = False
     """Keep the compressed layers after they are unpacked."""
     max_layer_size: int = 64 << 30
@@ -70,6 +76,9 @@ class RegistryConfig:
 
     def host(self, host: str) -> HostConfig:
         return next((entry for entry in self.hosts if entry.host == host), HostConfig(host))
+
+
+_MAY_BE_ZERO = ("retries", "upload_chunk", "upload_limit", "download_limit")
 
 
 def is_loopback(host: str) -> bool:
@@ -169,8 +178,9 @@ def _check_scalar(where: str, value: object, default: object) -> None:
         if not isinstance(value, str):
             raise _bad(where, f"must be a string, not {value!r}")
     elif isinstance(default, int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if where.endswith(".retries") else 1):
-            raise _bad(where, f"must be a whole number above 0, not {value!r}")
+        least = 0 if where.rpartition(".")[2] in _MAY_BE_ZERO else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise _bad(where, f"must be a whole number {'above 0' if least else 'of 0 or more'}, not {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise _bad(where, f"must be a number of seconds above 0, not {value!r}")
 

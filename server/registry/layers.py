@@ -43,7 +43,7 @@ class LayerWork:
         self,
         shared: Shared,
         repository: Repository,
-        report: Reporter,
+        report: Reporter[PullStage],
         plans: tuple[LayerPlan, ...],
         cancel: CancelToken,
     ) -> None:
@@ -182,7 +182,12 @@ class _Tee:
     """A blob as it comes from a registry, written to the content store on the way."""
 
     def __init__(
-        self, blob: Descriptor, reader: BlobReader, writer: BlobWriter, content: ContentStore, report: Reporter
+        self,
+        blob: Descriptor,
+        reader: BlobReader,
+        writer: BlobWriter,
+        content: ContentStore,
+        report: Reporter[PullStage],
     ) -> None:
         self._blob, self._reader, self._writer = blob, reader, writer
         self._content, self._report = content, report

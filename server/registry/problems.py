@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import urllib3.exceptions
 
 from moorage.server.errors import (
+    FailedPrecondition,
     Internal,
     MoorageError,
     NotFound,
@@ -25,14 +26,16 @@ from moorage.server.errors import (
 
 @dataclass(frozen=True)
 class Subject:
-    """What a request is about: `action` reads after "cannot", like `get manifest latest`."""
+    """What a request is about: `action` reads after "cannot", like `get manifest latest`; `towards` before the registry's name."""
 
     registry: str
     repository: str
     action: str
+    towards: str = "from"
 
     def __str__(self) -> str:
-        return f"cannot {self.action} of {self.repository} from registry {self.registry}"
+        of = f" of {self.repository}" if self.repository else ""
+        return f"cannot {self.action}{of} {self.towards} registry {self.registry}"
 
     def metadata(self) -> dict[str, str]:
         return {"registry": self.registry, "repository": self.repository}
@@ -68,11 +71,17 @@ def from_status(
         case 401:
             return Unauthenticated(message, reason="REGISTRY_UNAUTHENTICATED", hint=hint_401, **metadata)
         case 403:
-            hint = "the account may not pull this repository, or the repository does not exist"
+            hint = "the account may not do this to this repository, or the repository does not exist"
             return PermissionDenied(message, reason="REGISTRY_DENIED", hint=hint, **metadata)
         case 404:
             hint = "check the name and the tag; a private repository needs credentials"
             return NotFound(message, reason="REGISTRY_NOT_FOUND", hint=hint, **metadata)
+        case 405:
+            hint = "the registry does not offer this, or its configuration has it switched off"
+            return FailedPrecondition(message, reason="REGISTRY_UNSUPPORTED", hint=hint, **metadata)
+        case 413:
+            hint = "the registry, or a proxy before it, limits the size of a request: set upload_chunk of [registry]"
+            return ResourceExhausted(message, reason="REGISTRY_TOO_LARGE", hint=hint, **metadata)
         case 429:
             hint = "the registry limits requests: try later, with credentials, or use a mirror"
             limited = ResourceExhausted(message, reason="REGISTRY_RATE_LIMIT", hint=hint, **metadata)

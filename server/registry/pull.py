@@ -23,7 +23,7 @@ class Puller:
 
     def __init__(self, graph: Graph, client: Client) -> None:
         self._graph, self._client = graph, client
-        self._shared = Shared(graph, client.config, Flights(), Wanted(self._spent))
+        self.shared = self._shared = Shared(graph, client.config, Flights(), Wanted(self._spent))
 
     def pull(
         self,

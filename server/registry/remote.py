@@ -6,14 +6,14 @@ A redirect to another origin goes without credentials, there and from there on, 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from urllib.parse import urljoin, urlsplit
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import Internal, Unavailable
+from moorage.server.errors import Internal, Unauthenticated, Unavailable
 from moorage.server.registry.auth import Authorizer, parse_challenges
 from moorage.server.registry.problems import Subject, TryAgain, from_status, shown
-from moorage.server.registry.transport import Answer, Transport
+from moorage.server.registry.transport import Answer, Body, Transport
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
@@ -59,8 +59,13 @@ class Remote:
         self._transport, self._authorizer, self._base = transport, authorizer, base
         self.host, self.repository, self.retries = host, repository, retries
 
-    def subject(self, action: str) -> Subject:
-        return Subject(self.host, self.repository, action)
+    def subject(self, action: str, towards: str = "from") -> Subject:
+        return Subject(self.host, self.repository, action, towards)
+
+    @property
+    def origin(self) -> str:
+        """`https://host:port`."""
+        return self._base
 
     def get(self, path: str, headers: Mapping[str, str], subject: Subject, cancel: CancelToken) -> Answer:
         """GET `/v2/<repository>/<path>` with retries; answer a response with status 200 or 206."""
@@ -73,26 +78,81 @@ class Remote:
 
     def get_once(self, path: str, headers: Mapping[str, str], subject: Subject, cancel: CancelToken) -> Answer:
         """As `get`, in one attempt; what may pass is raised as TryAgain."""
-        url = f"{self._base}/v2/{self.repository}/{path}"
-        authorization = self._authorizer.header()
-        answer = self._follow(url, headers, authorization, subject, cancel)
+        return self.send_once("GET", path, headers, subject, cancel, expect=(200, 206))
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        subject: Subject,
+        cancel: CancelToken,
+        *,
+        expect: Container[int],
+        body: bytes | None = None,
+    ) -> Answer:
+        """A request with a small body or none, with retries; answer a response with one of the statuses `expect`."""
+        attempts = Attempts(self.retries, cancel)
+        while True:
+            try:
+                return self.send_once(method, path, headers, subject, cancel, expect=expect, body=body)
+            except TryAgain as trouble:
+                attempts.again(trouble)
+
+    def send_once(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        subject: Subject,
+        cancel: CancelToken,
+        *,
+        expect: Container[int],
+        body: bytes | Body | None = None,
+    ) -> Answer:
+        """One attempt. `path` is below `/v2/<repository>/`, or from the root when it begins with `/`, or a URL that the registry gave.
+
+        What may pass is raised as TryAgain; so is a 401 to a body that was read from, once there are credentials to send it again with.
+        """
+        url = self._url(path)
+        # No other host than the registry gets to see, or to ask for, its credentials.
+        authorization = self._authorizer.header() if _origin(url) == _origin(self._base) else ""
+        answer = self._follow(method, url, headers, authorization, subject, cancel, body)
         if answer.status == 401:
             challenges = parse_challenges(answer.headers.getlist("WWW-Authenticate"))
             refusal = _refusal(answer)
             if not self._authorizer.answer(challenges, authorization, cancel):
                 raise from_status(subject, 401, answer.headers, refusal, self._authorizer.hint())
-            answer = self._follow(url, headers, self._authorizer.header(), subject, cancel)
-        if answer.status not in (200, 206):
+            if not (body is None or isinstance(body, bytes)):
+                raise TryAgain(Unauthenticated(f"{subject}: its token has expired", **subject.metadata()))
+            answer = self._follow(method, url, headers, self._authorizer.header(), subject, cancel, body)
+        if answer.status not in expect:
             raise from_status(subject, answer.status, answer.headers, _refusal(answer), self._authorizer.hint())
         return answer
 
+    def located(self, answer: Answer, subject: Subject) -> str:
+        """The URL of a Location header, which is relative to the registry. Raises Internal for one that is not to be used."""
+        return _redirected(f"{self._base}/", answer.headers.get("Location", ""), subject)
+
+    def _url(self, path: str) -> str:
+        if path.startswith(("http://", "https://")):
+            return path
+        return f"{self._base}{path}" if path.startswith("/") else f"{self._base}/v2/{self.repository}/{path}"
+
     def _follow(
-        self, url: str, headers: Mapping[str, str], authorization: str, subject: Subject, cancel: CancelToken
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str,
+        subject: Subject,
+        cancel: CancelToken,
+        body: bytes | Body | None,
     ) -> Answer:
         for _ in range(_MAX_REDIRECTS + 1):
             sent = {"User-Agent": _AGENT, **headers, **({"Authorization": authorization} if authorization else {})}
-            answer = self._transport.send("GET", url, sent, subject, cancel)
-            if answer.status not in _REDIRECTS:
+            answer = self._transport.send(method, url, sent, subject, cancel, body)
+            if answer.status not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return _without_challenge(answer, url, self._base, subject)
             _refusal(answer)
             target = _redirected(url, answer.headers.get("Location", ""), subject)

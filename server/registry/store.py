@@ -1,12 +1,13 @@
-"""What a pull needs of the image store, as interfaces: `graph/` fulfils them and is not imported here."""
+"""What pulls and pushes need of the image store, as interfaces: `graph/` fulfils them and is not imported here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
 from moorage.server.cancel import CancelToken
-from moorage.server.model import Image, Layer
+from moorage.server.model import Image, Layer, LayerBlob
 
 
 class BlobWriter(Protocol):
@@ -71,3 +72,25 @@ class Graph(Protocol):
     def register(
         self, *, config: bytes, manifest_digest: str, tags: tuple[str, ...], digests: tuple[str, ...]
     ) -> Image: ...
+
+    def list(self) -> Iterable[Image]: ...
+
+    def document(self, image_id: str) -> bytes:
+        """An image's config as it is."""
+        ...
+
+    def manifests(self, image: Image) -> Sequence[bytes]:
+        """The manifests an image came or was made with, those first whose layers' blobs are all here."""
+        ...
+
+    def pack_layer(self, chain_id: str, cancel: CancelToken) -> LayerBlob:
+        """Make a blob of a layer's files; the caller's to delete."""
+        ...
+
+    def layer_blobs(self, chain_id: str) -> Sequence[LayerBlob]:
+        """The blobs that are kept with a layer."""
+        ...
+
+    def add_digest(self, image_id: str, name: str) -> object:
+        """Have `repository@digest` lead to an image."""
+        ...

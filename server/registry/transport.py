@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 import urllib3
@@ -27,8 +27,15 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 _PROBE_TIMEOUT = 3.0
+_SEND = 256 << 10  # bytes of a body in one write
 _IDLE = 32  # connections kept to one host: a few pulls at once, several layers each
 _current = threading.local()
+
+
+class Body(Protocol):
+    """What is sent with a request, read as it goes out. Its length is said in the request's headers."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 class _Line:
@@ -149,7 +156,7 @@ class Transport:
         headers: Mapping[str, str],
         subject: Subject,
         cancel: CancelToken,
-        body: bytes | None = None,
+        body: bytes | Body | None = None,
     ) -> Answer:
         """Send one request; answer when the head of the response is here. Raises Unavailable, or TryAgain around it."""
         cancel.check()
@@ -162,7 +169,7 @@ class Transport:
                 response = manager.request(
                     method,
                     url,
-                    body=body,
+                    body=body,  # type: ignore[arg-type]  # urllib3 asks for no more of a body than `read`
                     headers=headers,
                     retries=False,
                     redirect=False,
@@ -208,6 +215,7 @@ class Transport:
         manager = urllib3.PoolManager(
             num_pools=32,
             maxsize=_IDLE,
+            blocksize=_SEND,
             ssl_context=_tls_context(host),
         )
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -187,3 +187,25 @@ def test_a_sink_that_fails_leaves_nothing(driver: GraphDriver, tmp_path: Path) -
         snapshot.pack(Full(), CancelToken())
     assert os.listdir(tmp_path / "root" / driver.name / "staging") == []
     assert driver.layers() == {parent}
+
+
+def test_a_layer_is_packed_again(driver: GraphDriver, tmp_path: Path) -> None:
+    """One that was packed here gives its own bytes; one from elsewhere gives the same files."""
+    parent = apply(driver, base().bytes)
+    changed(driver, tmp_path, CHANGES, parent)
+    data, _, _ = commit(driver, move=True)
+    layer = apply(driver, data, parent)
+    before = shown(driver, layer, tmp_path)
+    packed = {}
+    for chain_id in (layer, parent):
+        buffer = io.BytesIO()
+        with driver.layer_snapshot(chain_id, CancelToken()) as snapshot:
+            snapshot.pack(buffer, CancelToken())
+        packed[chain_id] = buffer.getvalue()
+    assert packed[layer] == data
+    again = shown(driver, apply(driver, packed[layer], apply(driver, packed[parent])), tmp_path)
+    assert shown(driver, layer, tmp_path) == before
+    for entry in (*again.values(), *before.values()):
+        entry["mtime_ns"] //= 10**9  # a packed layer has whole seconds
+    assert again == before
+    assert os.listdir(tmp_path / "root" / driver.name / "staging") == []

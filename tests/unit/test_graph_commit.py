@@ -85,3 +85,21 @@ def test_a_cancelled_commit_leaves_nothing(house: House, tmp_path: Path) -> None
     assert house.content.digests() == before
     assert list((tmp_path / "content" / "drafts").iterdir()) == []
     assert len(house.driver.layers()) == 1
+
+
+def test_a_layer_whose_blob_is_gone_is_packed_again(house: House) -> None:
+    layer = house.graph.get(house.image(b"base").id).layers[0]
+    blob = house.graph.pack_layer(layer.chain_id, CancelToken())
+    assert blob.diff_id == layer.diff_id
+    with house.content.open(blob.digest) as file:
+        assert gzip.decompress(file.read()) == b"base"
+    assert house.graph.layer_blobs(layer.chain_id) == [], "it is the caller's"
+
+
+def test_what_was_pushed_has_one_more_digest(house: House) -> None:
+    image = house.image(b"base")
+    name = f"registry.example/app@{digest(b'manifest')}"
+    house.graph.add_digest(image.id, name)
+    house.graph.add_digest(image.id, name)
+    assert name in house.graph.get(image.id).digests
+    house.graph.add_digest(digest(b"gone"), "registry.example/app@" + digest(b"other"))

@@ -158,6 +158,10 @@ class GraphDriver(Protocol):
         """The mounts that show the chain `chain_id`, whose layers are all committed, as it is; nothing may be written there."""
         ...
 
+    def layer_snapshot(self, chain_id: str, cancel: CancelToken) -> AbstractContextManager[Snapshot]:
+        """A copy of a layer, to be packed again; nothing is left of it after the block. Raises NotFound."""
+        ...
+
     def snapshot(
         self, container_id: str, cancel: CancelToken, *, move: bool = False
     ) -> AbstractContextManager[Snapshot]:

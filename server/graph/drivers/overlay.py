@@ -130,6 +130,16 @@ class OverlayDriver:
                 self._storage, self._confined, path, parent, self._diff(parent) if parent else self._empty
             )
 
+    @contextmanager
+    def layer_snapshot(self, chain_id: str, cancel: CancelToken) -> Iterator[Snapshot]:
+        self._settle(self._chain(chain_id))
+        parent = self._record(chain_id).parent
+        with self._storage.draft() as path:
+            (path / "diff").mkdir(mode=0o755)
+            self._confined.copy_tree(str(self._diff(chain_id)), str(path / "diff"), cancel)
+            below = self._diff(parent) if parent else self._empty
+            yield OverlaySnapshot(self._storage, self._confined, path, parent, below)
+
     def remove(self, container_id: str) -> None:
         self._storage.discard(self._storage.container(container_id))
 

@@ -1,7 +1,7 @@
 """The vfs driver: no file system magic, every layer and every container is a full copy. Slow and large, works everywhere; the reference
 that the others are compared with.
 
-    ROOT/vfs/layers/<hex>/{tree/, size}      ROOT/vfs/containers/<id>/{tree/, parent}
+    ROOT/vfs/layers/<hex>/{tree/, size, parent}      ROOT/vfs/containers/<id>/{tree/, parent}
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class VfsDriver:
             tree = self._copy(parent, path, cancel)
             size = self._confined.unpack(str(tree), tar, "apply", cancel).size
             (path / "size").write_text(str(size))
+            (path / "parent").write_text(parent)
         return size
 
     def _copy(self, parent: str, path: Path, cancel: CancelToken) -> Path:
@@ -88,6 +89,17 @@ class VfsDriver:
             below = (self._storage.layer(parent) if parent else self._empty) / "tree"
             yield VfsSnapshot(self._storage, self._confined, path, parent, below)
 
+    @contextmanager
+    def layer_snapshot(self, chain_id: str, cancel: CancelToken) -> Iterator[Snapshot]:
+        record = self._storage.layer(chain_id) / "parent"
+        if not record.exists():
+            raise NotFound(f"layer {chain_id} is not here, or from before its parent was written down", path=record)
+        parent = record.read_text()
+        with self._storage.draft() as path:
+            self._copy(chain_id, path, cancel)
+            below = (self._storage.layer(parent) if parent else self._empty) / "tree"
+            yield VfsSnapshot(self._storage, self._confined, path, parent, below)
+
     def remove(self, container_id: str) -> None:
         self._storage.discard(self._storage.container(container_id))
 
@@ -123,6 +135,7 @@ class VfsSnapshot:
             tree, sink, "compare", cancel, lower=below, root=below, clamp_seconds=clamp_seconds
         )
         (self._path / "size").write_text(str(packed.size))
+        (self._path / "parent").write_text(self.parent)
         return packed
 
     def commit(self, chain_id: str) -> None:

@@ -1,0 +1,282 @@
+"""Pushes an image: the blobs that the repository lacks, several at once, then the manifest under its name.
+
+The manifest goes out as it came in, byte for byte, so that digests stay. A layer whose blob is not kept is mounted from, or fetched
+again from, a repository that is known to have it; only when there is none is it packed again, under a digest of its own, and manifest
+and config are written anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
+from moorage.server.model import Image, LayerBlob
+from moorage.server.registry import manifest as manifests
+from moorage.server.registry.client import Client
+from moorage.server.registry.credentials import RegistryAuth
+from moorage.server.registry.layers import Shared, child_of
+from moorage.server.registry.manifest import Descriptor, Manifest
+from moorage.server.registry.origins import Origins, read_all
+from moorage.server.registry.progress import PushProgress, PushStage, Reporter
+from moorage.server.registry.reference import Reference
+from moorage.server.registry.remote import Remote
+from moorage.server.registry.upload import Sent, Uploader, manifest_digest
+
+_FOREIGN = ("nondistributable", "foreign")
+"""Layers that say they are not to be pushed (OCI image spec, layer.md)."""
+_STAGES = {Sent.EXISTS: PushStage.EXISTS, Sent.MOUNTED: PushStage.MOUNTED, Sent.UPLOADED: PushStage.DONE}
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What is in the registry now. `rewritten` says that the manifest is not the one the image came with."""
+
+    reference: str
+    digest: str
+    size: int
+    media_type: str
+    rewritten: bool = False
+
+
+class Pusher:
+    """Pushes from one graph; shares connections, tokens and downloads with its puller. Thread-safe."""
+
+    def __init__(self, shared: Shared, client: Client) -> None:
+        self._shared, self._graph, self._client = shared, shared.graph, client
+
+    def push(
+        self,
+        reference: Reference,
+        image: Image,
+        auth: RegistryAuth | None,
+        progress: Callable[[PushProgress], None],
+        cancel: CancelToken,
+    ) -> Pushed:
+        """Have the image in the registry under `reference` (its tag, `latest` by default); block until it is.
+
+        `progress` is called from this push's threads, one call at a time. Raises what the API says of PushImage; the tag then points
+        to what it did before, and the blobs that got through are skipped by the next push.
+        """
+        if reference.digest:
+            raise InvalidArgument(
+                f"cannot push to {reference}: a digest follows from what is pushed", field="reference"
+            )
+        report: Reporter[PushStage] = Reporter(progress)
+        report("", PushStage.PREPARING)
+        with self._graph.lease(), child_of(cancel) as stop:
+            work = Transfer(self._shared, self._client, reference, auth, report, stop)
+            pushed = work.push(image, reference.target)
+            cancel.check()
+            if not pushed.rewritten:
+                self._graph.add_digest(image.id, f"{reference.repository}@{pushed.digest}")
+        report("", PushStage.DONE)
+        return pushed
+
+
+class Transfer:
+    """Sends images into one repository."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        client: Client,
+        reference: Reference,
+        auth: RegistryAuth | None,
+        report: Reporter[PushStage],
+        cancel: CancelToken,
+    ) -> None:
+        self._shared, self._graph, self._client = shared, shared.graph, client
+        self._reference, self._report, self._cancel = reference, report, cancel
+        self._origins = Origins(self._graph)
+        self._auth = auth
+        self.remote = self._open(())
+        self._uploader = self._uploader_to(self.remote)
+
+    def push(self, image: Image, target: str) -> Pushed:
+        """Have an image there as `target`, a tag or the digest of its manifest. Raises FailedPrecondition without a manifest."""
+        document = self._choose(image, target)
+        layers = [blob for blob in document.layers if not any(word in blob.media_type for word in _FOREIGN)]
+        self._widen(document)
+        packed = self._blobs(image, document, layers)
+        config = self._graph.document(image.id)
+        rewritten = bool(packed)
+        if packed:
+            document, config = _rewritten(document, config, packed)
+            if ":" in target:
+                target = document.digest
+        self._config(document.config, config)
+        self.put_manifest(document.raw, document.media_type, document.digest, target)
+        name = f"{self._reference.repository}{'@' if ':' in target else ':'}{target}"
+        return Pushed(name, document.digest, len(document.raw), document.media_type, rewritten)
+
+    def put_manifest(self, raw: bytes, media_type: str, digest: str, target: str) -> None:
+        """Name a document whose parts are there. Raises Internal when the registry says that it has something else now."""
+        self._report(digest, PushStage.UPLOADING, 0, len(raw))
+        subject = self.remote.subject(f"push manifest {target}", "to")
+        headers = {"Content-Type": media_type, "Content-Length": str(len(raw))}
+        with self.remote.send(
+            "PUT", f"manifests/{target}", headers, subject, self._cancel, expect=(201, 202, 200), body=raw
+        ) as answer:
+            manifest_digest(answer, digest, subject)
+        self._report(digest, PushStage.DONE, len(raw), len(raw))
+
+    def has_manifest(self, digest: str) -> bool:
+        return self._uploader.exists(digest, "manifests")
+
+    def _choose(self, image: Image, target: str) -> Manifest:
+        """The manifest to send: the one asked for, else one that is there already, else the one most of whose blobs are here."""
+        found = [document for document in read_all(self._graph.manifests(image)) if document.config.digest == image.id]
+        if ":" in target:
+            found = [document for document in found if document.digest == target]
+        if not found:
+            message = f"cannot push {self._reference}: the manifest of image {image.id} is not here any more"
+            raise FailedPrecondition(message, reason="MANIFEST_LOST", hint="pull or build the image again")
+        known = {name.rpartition("@")[2] for name in image.digests if name.startswith(f"{self._reference.repository}@")}
+        return min(found, key=lambda document: document.digest not in known)
+
+    def _widen(self, document: Manifest) -> None:
+        """Ask for access that covers the repositories to mount from: a token is for the scopes it was asked for."""
+        reference = self._reference
+        sources = {
+            path
+            for blob in document.layers
+            for path in self._origins.repositories(blob.digest, reference.domain, reference.path)
+        }
+        if sources:
+            self.remote = self._open(tuple(sorted(sources))[:8])
+            self._uploader = self._uploader_to(self.remote)
+
+    def _open(self, sources: tuple[str, ...]) -> Remote:
+        path = self._reference.path
+        scopes = (f"repository:{path}:pull,push", *(f"repository:{source}:pull" for source in sources))
+        return self._client.remote(self._reference.domain, path, self._auth, scopes)
+
+    def _uploader_to(self, remote: Remote) -> Uploader:
+        return Uploader(remote, self._client.config.upload_chunk, self._client.uploads, self._cancel)
+
+    def _blobs(self, image: Image, document: Manifest, layers: list[Descriptor]) -> dict[str, LayerBlob]:
+        """Send the layers; answers the blobs that stand in for those that could not be had, by the digests they were listed as."""
+        chains = {blob.digest: layer.chain_id for blob, layer in zip(document.layers, image.layers, strict=True)}
+        distinct = {blob.digest: blob for blob in layers}
+        for blob in distinct.values():
+            self._report(blob.digest, PushStage.WAITING, 0, blob.size)
+        failures: list[BaseException] = []
+
+        def send(blob: Descriptor) -> LayerBlob | None:
+            try:
+                return self._layer(blob, chains[blob.digest])
+            except BaseException as error:
+                failures.append(error)
+                self._cancel.cancel("another layer of the image failed")
+                raise
+
+        with ThreadPoolExecutor(self._client.config.layers_at_once, "moorage-push") as pool:
+            done = {digest: pool.submit(send, blob) for digest, blob in distinct.items()}
+        if failures:
+            raise failures[0]
+        return {digest: packed for digest, future in done.items() if (packed := future.result()) is not None}
+
+    def _layer(self, blob: Descriptor, chain_id: str) -> LayerBlob | None:
+        """Send one layer; answers the blob that was packed in its place, if it had to be."""
+        sources = self._origins.repositories(blob.digest, self._reference.domain, self._reference.path)
+        try:
+            self._put(blob, blob.digest, sources)
+        except _Unavailable:
+            return self._stand_in(blob, chain_id)
+        return None
+
+    def _stand_in(self, blob: Descriptor, chain_id: str) -> LayerBlob:
+        """Send another blob of the same layer: one that is kept with it, else one made for this push."""
+        content = self._graph.content
+        kept = next((kept for kept in self._graph.layer_blobs(chain_id) if content.exists(kept.digest)), None)
+        if kept is not None:
+            self._put(Descriptor(kept.media_type, kept.digest, kept.size), blob.digest, [])
+            return kept
+        self._report(blob.digest, PushStage.PACKING, 0, blob.size)
+        packed = self._graph.pack_layer(chain_id, self._cancel)
+        with self._shared.wanted.held([packed.digest]) as used:
+            self._put(Descriptor(packed.media_type, packed.digest, packed.size), blob.digest, [])
+            used(packed.digest)
+        return packed
+
+    def _put(self, blob: Descriptor, shown: str, sources: list[str]) -> None:
+        def moved(count: int) -> None:
+            self._report(shown, PushStage.UPLOADING, count, blob.size)
+
+        sent = self._uploader.put(blob, lambda: self._content(blob), sources, moved)
+        self._report(shown, _STAGES[sent], blob.size, blob.size)
+
+    @contextmanager
+    def _content(self, blob: Descriptor) -> Iterator[BinaryIO]:
+        """A blob's bytes: from the content store, or fetched once more for this push. Raises _Unavailable when nobody has it."""
+        content = self._graph.content
+        if content.exists(blob.digest):
+            with content.open(blob.digest) as file:
+                yield file
+            return
+        with self._shared.wanted.held([blob.digest]) as used:
+            self._fetch(blob)
+            with content.open(blob.digest) as file:
+                yield file
+            used(blob.digest)
+
+    def _fetch(self, blob: Descriptor) -> None:
+        for origin, listed in self._origins.of(blob.digest):
+            if origin.repository == self._reference.repository:
+                continue
+            try:
+                self._fetch_from(origin, listed)
+                return
+            except MoorageError:
+                self._cancel.check()
+        raise _Unavailable(blob.digest)
+
+    def _fetch_from(self, origin: Reference, blob: Descriptor) -> None:
+        auth = self._auth if origin.domain == self._reference.domain else None
+        repository = self._client.repository(origin, auth, self._cancel)
+        content = self._graph.content
+        with self._shared.flights.alone(blob.digest, self._cancel):
+            if content.exists(blob.digest):
+                return
+            with content.writer(blob.digest, blob.size, durable=False) as writer:
+                with repository.open_blob(blob, writer.offset, self._cancel) as reader:
+                    while data := reader.chunk():
+                        writer.write(data)
+                        self._report(blob.digest, PushStage.FETCHING, reader.offset, blob.size)
+                writer.commit()
+
+    def _config(self, blob: Descriptor, config: bytes) -> None:
+        self._report(blob.digest, PushStage.WAITING, 0, blob.size)
+        sources = self._origins.repositories(blob.digest, self._reference.domain, self._reference.path)
+        sent = self._uploader.put(blob, lambda: io.BytesIO(config), sources)
+        self._report(blob.digest, _STAGES[sent], blob.size, blob.size)
+
+
+class _Unavailable(Exception):
+    """Nobody is known who has a blob."""
+
+
+def _rewritten(document: Manifest, config: bytes, packed: dict[str, LayerBlob]) -> tuple[Manifest, bytes]:
+    """The manifest with other blobs for some layers, and the config with their diff IDs; all else stays."""
+    fields = json.loads(config)
+    listed = json.loads(document.raw)
+    docker = document.media_type == manifests.DOCKER_MANIFEST
+    for index, blob in enumerate(document.layers):
+        stand_in = packed.get(blob.digest)
+        if stand_in is not None:
+            media_type = manifests.DOCKER_LAYER if docker else stand_in.media_type
+            listed["layers"][index] = {"mediaType": media_type, "digest": stand_in.digest, "size": stand_in.size}
+            fields["rootfs"]["diff_ids"][index] = stand_in.diff_id
+    diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+    if fields["rootfs"]["diff_ids"] != diff_ids:
+        config = json.dumps(fields, separators=(",", ":")).encode()
+    listed["config"] = {**listed["config"], "digest": manifests.digest_of(config), "size": len(config)}
+    raw = json.dumps(listed, separators=(",", ":")).encode()
+    return read_all([raw])[0], config
