@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from moorage.client.connection import Address, explain
 from moorage.client.errors import MoorageError, Unavailable, from_rpc_error
@@ -52,3 +54,12 @@ class Caller:
 
     def stream(self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request) -> Stream[Response]:
         return Stream(method(request), self.error)
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """`moment` as a Timestamp; one without time zone is in local time."""
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment.astimezone())
+    return stamp

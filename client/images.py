@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
-from moorage.client.caller import Caller
+from moorage.client.caller import Caller, timestamp
 from moorage.client.streams import Pull
 from moorage.v1 import image_pb2, image_pb2_grpc
 
@@ -23,18 +24,39 @@ class Images:
         request = image_pb2.PullImageRequest(reference=reference, platform=platform, auth=auth)
         return Pull(self._stub.PullImage(request), self._caller.error)
 
-    def list(self, reference: str = "") -> list[image_pb2.Image]:
-        """Images, newest first: all, or those of a repository or reference."""
-        pages = self._caller.pages(self._stub.ListImages, image_pb2.ListImagesRequest(reference=reference))
+    def list(
+        self,
+        reference: str = "",
+        *,
+        dangling: bool | None = None,
+        labels: Mapping[str, str] | None = None,
+        before: str = "",
+        since: str = "",
+        patterns: Iterable[str] = (),
+    ) -> list[image_pb2.Image]:
+        """Images, newest first: all, or those of a repository or reference. The other arguments narrow it down, all together."""
+        request = image_pb2.ListImagesRequest(
+            reference=reference, dangling=dangling, labels=labels, before=before, since=since, patterns=list(patterns)
+        )
+        pages = self._caller.pages(self._stub.ListImages, request)
         return [image for page in pages for image in page.images]
 
     def get(self, reference: str) -> image_pb2.Image:
         """One image by reference, digest or unique ID prefix."""
         return self._caller.unary(self._stub.GetImage, image_pb2.GetImageRequest(reference=reference))
 
-    def remove(self, reference: str) -> image_pb2.RemoveImageResponse:
-        """Remove a tag, or by ID the image with all its tags."""
-        return self._caller.unary(self._stub.RemoveImage, image_pb2.RemoveImageRequest(reference=reference))
+    def remove(self, reference: str, *, force: bool = False) -> image_pb2.RemoveImageResponse:
+        """Remove a tag, or by ID the image with all its tags; with `force` its names go even while containers hold it."""
+        return self._caller.unary(
+            self._stub.RemoveImage, image_pb2.RemoveImageRequest(reference=reference, force=force)
+        )
+
+    def prune(
+        self, *, all: bool = False, labels: Mapping[str, str] | None = None, until: datetime | None = None
+    ) -> image_pb2.PruneImagesResponse:
+        """Delete images that no container holds: those without a tag, or `all`."""
+        request = image_pb2.PruneImagesRequest(all=all, labels=labels, until=timestamp(until))
+        return self._caller.unary(self._stub.PruneImages, request)
 
     def tag(self, source: str, target: str) -> image_pb2.Image:
         """Give an image one more name."""

@@ -18,10 +18,12 @@ VERBS = (
     "commit",
     "completion",
     "create",
+    "df",
     "doctor",
     "events",
     "exec",
     "history",
+    "image",
     "images",
     "info",
     "inspect",
@@ -41,6 +43,7 @@ VERBS = (
     "tag",
     "top",
     "version",
+    "viz",
     "wait",
 )
 """Each is `command` in the module of the same name in `moorage.client.commands`."""

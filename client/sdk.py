@@ -12,9 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from moorage.client.caller import Caller
+from moorage.client.caller import Caller, timestamp
 from moorage.client.connection import TLS, connect
 from moorage.client.images import Images
 from moorage.client.streams import Session, Stream
@@ -213,8 +211,8 @@ class Containers:
             id=container,
             follow=follow,
             tail_lines=tail,
-            since=_timestamp(since),
-            until=_timestamp(until),
+            since=timestamp(since),
+            until=timestamp(until),
             streams=list(streams),
         )
         return self._caller.stream(self._stub.GetLogs, request)
@@ -293,8 +291,8 @@ class System:
         """
         request = system_pb2.StreamEventsRequest(
             after_sequence=after,
-            since=_timestamp(since),
-            until=_timestamp(until),
+            since=timestamp(since),
+            until=timestamp(until),
             kinds=list(kinds),
             actions=list(actions),
             object=object,
@@ -305,6 +303,14 @@ class System:
         """Jobs that run now, oldest first; with `all` also the last that ended."""
         return list(self._caller.unary(self._stub.ListJobs, system_pb2.ListJobsRequest(all=all)).jobs)
 
+    def disk_usage(self) -> system_pb2.GetDiskUsageResponse:
+        """What the daemon's root directory takes on the disk."""
+        return self._caller.unary(self._stub.GetDiskUsage, system_pb2.GetDiskUsageRequest())
+
+    def graph(self) -> Stream[system_pb2.StreamGraphResponse]:
+        """The daemon's database as a graph in the dot language, in pieces."""
+        return self._caller.stream(self._stub.StreamGraph, system_pb2.StreamGraphRequest())
+
     def cancel_job(self, job: int) -> None:
         """Ask a running job to stop and undo what it half did."""
         self._caller.unary(self._stub.CancelJob, system_pb2.CancelJobRequest(id=job))
@@ -312,12 +318,3 @@ class System:
 
 def _size(size: tuple[int, int] | None) -> runtime_pb2.TerminalSize | None:
     return None if size is None else runtime_pb2.TerminalSize(width=size[0], height=size[1])
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    """`moment` as a Timestamp; one without time zone is in local time."""
-    if moment is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(moment.astimezone())
-    return stamp

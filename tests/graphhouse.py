@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.graph.content import ContentStore
-from moorage.server.graph.drivers.base import Packed, RootfsMount, Sink
+from moorage.server.graph.drivers.base import Footprint, Packed, RootfsMount, Sink
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.graph.layers import chain_ids
@@ -84,6 +84,10 @@ class MemoryDriver:
 
     def usage(self, container_id: str) -> DiskUsage:
         return DiskUsage(len(self.writable[container_id]), 1)
+
+    def footprint(self) -> Footprint:
+        layers = {chain_id: len(data) for chain_id, data in self.stored.items()}
+        return Footprint(layers, dict.fromkeys(self.writable, 1), 0)
 
     def collect(self) -> int:
         return 1

@@ -11,19 +11,20 @@ from moorage.client.errors import MoorageError, NotFound
 
 @click.command()
 @image_argument(many=True)
-@click.option("-f", "--force", is_flag=True, help="One that is not there is fine.")
+@click.option("-f", "--force", is_flag=True, help="Although containers hold it; one that is not there is fine.")
 @pass_settings
 def command(settings: Settings, images: tuple[str, ...], force: bool) -> None:
     """Remove images.
 
-    A tag, or by ID the image with all its tags.
+    A tag, or by ID the image with all its tags. With --force the names of an image that containers hold go now, and the image with the
+    last of these.
     """
     failed = False
     reclaimed = 0
     with settings.client() as client:
         for reference in images:
             try:
-                removed = client.images.remove(reference)
+                removed = client.images.remove(reference, force=force)
             except MoorageError as error:
                 tell_error(error)
                 failed = failed or not (force and isinstance(error, NotFound))

@@ -43,7 +43,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
                 )
 
     async def ListImages(self, request: image_pb2.ListImagesRequest, context: Ctx) -> image_pb2.ListImagesResponse:
-        images = await self._engine.run(commands.ListImages(request.reference), ctx.of(context))
+        images = await self._engine.run(_list_command(request), ctx.of(context))
         chosen, token = ctx.page(
             images, lambda image: (-image.created_ns, image.id), request.page_size, request.page_token
         )
@@ -55,9 +55,16 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         return await self._image(image, context)
 
     async def RemoveImage(self, request: image_pb2.RemoveImageRequest, context: Ctx) -> image_pb2.RemoveImageResponse:
-        removed = await self._engine.run(commands.RemoveImage(request.reference), ctx.of(context))
+        removed = await self._engine.run(commands.RemoveImage(request.reference, force=request.force), ctx.of(context))
         return image_pb2.RemoveImageResponse(
             untagged=removed.untagged, deleted=removed.deleted, reclaimed_bytes=removed.reclaimed
+        )
+
+    async def PruneImages(self, request: image_pb2.PruneImagesRequest, context: Ctx) -> image_pb2.PruneImagesResponse:
+        command = storecommands.PruneImages(request.all, dict(request.labels), convert.nanoseconds(request.until))
+        pruned = await self._engine.run(command, ctx.of(context))
+        return image_pb2.PruneImagesResponse(
+            untagged=pruned.untagged, deleted=pruned.deleted, reclaimed_bytes=pruned.reclaimed
         )
 
     async def TagImage(self, request: image_pb2.TagImageRequest, context: Ctx) -> image_pb2.Image:
@@ -84,3 +91,14 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
 
     async def _image(self, image: Image, context: Ctx) -> image_pb2.Image:
         return convert.image(image, await self._engine.run(commands.ImageUsers(image.id), ctx.of(context)))
+
+
+def _list_command(request: image_pb2.ListImagesRequest) -> commands.ListImages:
+    return commands.ListImages(
+        request.reference,
+        dangling=request.dangling if request.HasField("dangling") else None,
+        labels=dict(request.labels),
+        before=request.before,
+        since=request.since,
+        patterns=tuple(request.patterns),
+    )

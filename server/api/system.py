@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any
@@ -12,11 +12,12 @@ from grpc import aio
 
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
-from moorage.server.engine import commands
+from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.v1 import system_pb2 as pb
 from moorage.v1 import system_pb2_grpc
 
+TEXT_PIECE = 1 << 18
 Ctx = aio.ServicerContext[Any, Any]
 VERSION = version("moorage")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -82,3 +83,31 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Ctx) -> pb.CancelJobResponse:
         await self._engine.run(commands.CancelJob(request.id), ctx.of(context))
         return pb.CancelJobResponse()
+
+    async def GetDiskUsage(self, request: pb.GetDiskUsageRequest, context: Ctx) -> pb.GetDiskUsageResponse:
+        report = await self._engine.run(storecommands.Measure(), ctx.of(context))
+        usage = report.usage
+        return pb.GetDiskUsageResponse(
+            layers=_part(usage.layers),
+            containers=_part(usage.containers),
+            blobs=_part(usage.blobs),
+            other_bytes=usage.other,
+            total_bytes=usage.total,
+            images=report.images,
+            images_in_use=report.images_in_use,
+            images_reclaimable_bytes=report.reclaimable,
+        )
+
+    async def StreamGraph(self, request: pb.StreamGraphRequest, context: Ctx) -> AsyncIterator[pb.StreamGraphResponse]:
+        text = await self._engine.run(storecommands.Viz(), ctx.of(context))
+        for start in range(0, len(text), TEXT_PIECE):
+            yield pb.StreamGraphResponse(text=text[start : start + TEXT_PIECE])
+
+
+def _part(items: Sequence[storecommands.Item]) -> pb.DiskUsagePart:
+    return pb.DiskUsagePart(
+        count=len(items),
+        in_use=sum(item.used for item in items),
+        bytes=sum(item.size for item in items),
+        reclaimable_bytes=sum(item.size for item in items if not item.used),
+    )

@@ -344,9 +344,14 @@ class Pull(StreamCommand[Progress]):
 
 @dataclass(frozen=True)
 class ListImages(Command[list[Image]]):
-    """Images, newest first; of one repository or reference where given."""
+    """Images, newest first; all conditions must hold. See `imagefilter.py`."""
 
     reference: str = ""
+    dangling: bool | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    before: str = ""
+    since: str = ""
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -367,10 +372,12 @@ class RemovedImage:
 
 @dataclass(frozen=True)
 class RemoveImage(Command[RemovedImage]):
-    """Delete a tag or an image. With `forget` all its names go even while containers hold it, and the image with the last of those."""
+    """Delete a tag or an image. With `force` names go even while containers hold it, and the image with the last of those; with `forget`
+    all names do."""
 
     reference: str
     forget: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,9 @@ def table(
         Verb("image_delete", c.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),
         Verb("tag", s.Tag, store.tag, Lane.KERNEL, lambda x: x.source),
         Verb("history", s.History, store.history, Lane.KERNEL, lambda x: x.reference),
+        Verb("image_prune", s.PruneImages, store.prune, Lane.DISK),
+        Verb("df", s.Measure, store.measure, Lane.DISK),
+        Verb("viz", s.Viz, store.viz, Lane.KERNEL),
         Verb("commit", s.Commit, store.commit, Lane.DISK, lambda x: x.container, committed),
         # networks
         Verb("network_create", c.CreateNetwork, networks.create, Lane.KERNEL, network, lambda x: f"network/{x.name}"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 from moorage.server.cancel import CancelToken
-from moorage.server.engine import commands
+from moorage.server.engine import commands, imagefilter
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane
 from moorage.server.engine.job import Job
@@ -82,16 +82,11 @@ class Images:
     def images(self, job: Job, command: commands.ListImages) -> list[Image]:
         """Images, newest first."""
         images = sorted(self._graph.list(), key=lambda image: (-image.created_ns, image.id))
-        if not command.reference:
-            return images
-        wanted = references.parse(command.reference)
-        if wanted.tag or wanted.digest:
-            return [image for image in images if str(wanted) in (*image.tags, *image.digests)]
-        return [
-            image
-            for image in images
-            if any(_repository(name) == wanted.repository for name in (*image.tags, *image.digests))
-        ]
+        before = self.get(command.before) if command.before else None
+        since = self.get(command.since) if command.since else None
+        if command.reference:
+            images = [image for image in images if _named(image, references.parse(command.reference))]
+        return [image for image in images if imagefilter.matches(image, command, before, since)]
 
     def inspect(self, job: Job, command: commands.InspectImage) -> Image:
         """One image."""
@@ -103,8 +98,16 @@ class Images:
 
     def remove(self, job: Job, command: commands.RemoveImage) -> commands.RemovedImage:
         """Delete a tag or an image that no container holds."""
-        removed = self._graph.remove(self.key(command.reference), self._containers.using, command.forget)
+        removed = self._graph.remove(self.key(command.reference), self._containers.using, command.forget, command.force)
         return commands.RemovedImage(tuple(removed.untagged), tuple(removed.deleted), removed.reclaimed)
+
+
+def _named(image: Image, wanted: references.Reference) -> bool:
+    """Whether an image has this very name, or one in this repository."""
+    names = (*image.tags, *image.digests)
+    if wanted.tag or wanted.digest:
+        return str(wanted) in names
+    return any(_repository(name) == wanted.repository for name in names)
 
 
 def _repository(name: str) -> str:

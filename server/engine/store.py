@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from moorage.server.engine import imagechanges, storecommands
+from moorage.server.engine import imagechanges, imagefilter, storecommands
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.images import Images
 from moorage.server.engine.job import Job
@@ -90,6 +90,29 @@ class Store:
             )
             for step in reversed(history.read(self._graph.document(image.id), image.layers))
         ]
+
+    def prune(self, job: Job, command: storecommands.PruneImages) -> storecommands.Pruned:
+        """Delete the images that nobody needs, and what nothing reaches."""
+
+        def unwanted(image: Image) -> bool:
+            young = command.until_ns and image.created_ns >= command.until_ns
+            return not young and (command.all or not image.tags) and imagefilter.has_labels(image, command.labels)
+
+        removed = self._graph.prune(self._containers.using, unwanted)
+        return storecommands.Pruned(removed.untagged, removed.deleted, removed.reclaimed)
+
+    def measure(self, job: Job, command: storecommands.Measure) -> storecommands.DiskReport:
+        """What everything takes on the disk."""
+        usage = self._graph.usage({each.id: each.state == "running" for each in self._containers.all()})
+        images = self._graph.list()
+        used = [image for image in images if self._containers.using(image.id)]
+        held = {id for image in used for id in self._graph.held_by(image)}
+        loose = sum(item.size for item in (*usage.layers, *usage.blobs) if item.id not in held)
+        return storecommands.DiskReport(usage, len(images), len(used), loose)
+
+    def viz(self, job: Job, command: storecommands.Viz) -> str:
+        """The GraphDB in the dot language."""
+        return self._graph.viz()
 
 
 def tag_of(text: str) -> str:

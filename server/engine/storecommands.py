@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moorage.server.engine.job import Command
+from moorage.server.graph.usage import Item as Item
+from moorage.server.graph.usage import Usage
 from moorage.server.model import Image
 
 
@@ -50,3 +52,41 @@ class History(Command[list[HistoryEntry]]):
     """How an image was made, the last step first."""
 
     reference: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What went: names, IDs of images and chain IDs of layers, bytes."""
+
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+    reclaimed: int
+
+
+@dataclass(frozen=True)
+class PruneImages(Command[Pruned]):
+    """Delete images that no container holds: those without tag, or `all`; made before `until_ns` (0: any) and with these labels."""
+
+    all: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    until_ns: int = 0
+
+
+@dataclass(frozen=True)
+class DiskReport:
+    """What takes space; how many images there are, how many of them containers hold, and the bytes that only the others hold."""
+
+    usage: Usage
+    images: int
+    images_in_use: int
+    reclaimable: int
+
+
+@dataclass(frozen=True)
+class Measure(Command[DiskReport]):
+    """What the daemon's root directory takes on the disk."""
+
+
+@dataclass(frozen=True)
+class Viz(Command[str]):
+    """The GraphDB as a graph in the dot language."""

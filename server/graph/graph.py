@@ -7,64 +7,35 @@
            image content <image ID>/<digest>    image         -> config or manifest in the content store
            layer blob    <chain ID>/<digest>    layer         -> blob of the content store
 
+           forgotten <image ID>                 image         -> image (see garbage.py)
+
 Names are canonical strings, given by the caller. What no name and no container leads to is garbage.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.errors import DataLoss, InvalidArgument, NotFound
 from moorage.server.graph import documents, imageconfig, layers, syncing
 from moorage.server.graph.compression import Compression
-from moorage.server.graph.content import ContentStore, check_digest, days_ago_ns
+from moorage.server.graph.content import ContentStore, check_digest
 from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
+from moorage.server.graph.garbage import Collected, Garbage, Removed
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
+from moorage.server.graph.names import CONTENT, DIGEST, FORGOTTEN, KIND, TAG, all_images, with_names
 from moorage.server.graph.packing import MadeLayer, pack_changes, pack_layer
+from moorage.server.graph.usage import Usage, measure
 from moorage.server.model import DiskUsage, Image, Layer, LayerBlob
 
-KIND = "image"
-TAG = "tag"
-DIGEST = "digest"
-CONTENT = "image content"
-
-KEEP_DAYS = 7.0
-"""How long what an interrupted pull left is kept for the next one."""
-
-log = logging.getLogger(__name__)
-
 _ID = re.compile(r"(sha256:)?[0-9a-f]{1,64}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Removed:
-    """What `Graph.remove` did: names taken away, IDs of images deleted, bytes freed."""
-
-    untagged: tuple[str, ...]
-    deleted: tuple[str, ...]
-    reclaimed: int
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What `Graph.collect` found that nothing reached: layers, root file systems, blobs and half-done things, and the bytes of blobs and
-    layers freed."""
-
-    layers: int
-    rootfs: int
-    blobs: int
-    unfinished: int
-    reclaimed: int
 
 
 class Graph:
@@ -76,19 +47,11 @@ class Graph:
         self._root = root
         self._db = db
         self._layers = Layers(db, driver)
-        self._lock = threading.Lock()
-        self._leases = 0
+        self._garbage = Garbage(db, content, driver, self._layers)
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """While a pull runs: layers and blobs that no image reaches yet, or any more, stay. Unreached ones go with the next removal."""
-        with self._lock:
-            self._leases += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._leases -= 1
+    def lease(self) -> AbstractContextManager[None]:
+        """While an operation runs: layers and blobs that no image reaches yet, or any more, stay."""
+        return self._garbage.lease()
 
     def has_layer(self, chain_id: str) -> bool:
         return self._layers.get(chain_id) is not None
@@ -252,7 +215,7 @@ class Graph:
 
     def list(self) -> tuple[Image, ...]:
         """Every image, with its names."""
-        return tuple(self._named(image) for image in self._db.all(KIND, Image))
+        return all_images(self._db)
 
     def _resolve(self, name: str) -> str:
         found = self._db.lookup(TAG, name) or self._db.lookup(DIGEST, name)
@@ -270,85 +233,48 @@ class Graph:
         image = self._db.get(KIND, image_id, Image)
         if image is None:
             raise NotFound(f"image {image_id} is not here", reason="IMAGE_NOT_FOUND", image=image_id)
-        return self._named(image)
+        return with_names(self._db, image)
 
-    def _named(self, image: Image) -> Image:
-        return replace(
-            image, tags=tuple(self._db.names(TAG, image.id)), digests=tuple(self._db.names(DIGEST, image.id))
-        )
-
-    def remove(self, name: str, in_use: Callable[[str], Sequence[str]], forget: bool = False) -> Removed:
+    def remove(
+        self, name: str, in_use: Callable[[str], Sequence[str]], forget: bool = False, force: bool = False
+    ) -> Removed:
         """Take a name away, and with the last tag the image; by ID, take all names and the image.
 
         `in_use` answers the containers made from an image ID. Raises NotFound; FailedPrecondition, with nothing changed, when the image
-        would go and a container holds it. With `forget` all names go in any case, and an image that a container holds stays without
-        one, for `drop_nameless`.
+        would go and a container holds it. With `force` it loses its names then and stays until its last container goes
+        (`drop_nameless`); `forget` is the same, and takes all names whichever was given.
         """
-        image = self.get(name)
-        untagged = self._names_to_go(image, image.id if forget else name)
-        last = set(untagged) >= set(image.tags)
-        if last:
-            untagged = [*image.tags, *image.digests]
-        if last and forget and in_use(image.id):
-            last = False
-        elif last:
-            self._refuse_in_use(image, in_use)
-        blobs = [blob for edge, blob in self._db.edges(CONTENT).items() if edge.startswith(f"{image.id}/")]
-        with self._db.transaction(durable=True) as tx:
-            if (*tx.names(TAG, image.id), *tx.names(DIGEST, image.id)) != (*image.tags, *image.digests):
-                raise FailedPrecondition(f"the names of image {short_id(image.id)} have just changed", hint="try again")
-            for each in untagged:
-                tx.unlink(TAG if each in image.tags else DIGEST, each)
-                tx.event("image", "untag", image.id, each)
-            if last:
-                tx.delete(KIND, image.id)
-                tx.event("image", "delete", image.id, name)
-        if not last:
-            return Removed(tuple(untagged), (), 0)
-        return Removed(tuple(untagged), (image.id,), self._sweep(image, blobs))
+        return self._garbage.remove(self.get(name), name, in_use, forget=forget, force=force)
+
+    def usage(self, running: Mapping[str, bool]) -> Usage:
+        """What the store takes on the disk; `running` says of every container whether it runs."""
+        layers, blobs = self._garbage.unreached()
+        return measure(
+            self._root,
+            self.driver.footprint(),
+            self._root / self.driver.name,
+            self.content,
+            unreached=([layer.chain_id for layer in layers], blobs),
+            running=running,
+        )
+
+    def held_by(self, image: Image) -> set[str]:
+        """Chain IDs of the layers, and digests of the blobs, that an image leads to."""
+        chain_ids = [layer.chain_id for layer in image.layers]
+        blobs = (blob.digest for chain_id in chain_ids for blob in self._layers.blobs(chain_id))
+        return {*chain_ids, *blobs, *self._db.targets(CONTENT, image.id)}
+
+    def viz(self) -> str:
+        """The GraphDB in the dot language."""
+        return self._db.viz()
 
     def drop_nameless(self, image_id: str, in_use: Callable[[str], Sequence[str]]) -> None:
-        """Delete an image that has neither name nor container any more; any other, or none, is fine."""
-        image = self._db.get(KIND, image_id, Image)
-        if image is None or self._named(image).tags or self._named(image).digests or in_use(image_id):
-            return
-        try:
-            self.remove(image_id, in_use)
-        except (NotFound, FailedPrecondition) as error:
-            log.info("image %s is left to others: %s", image_id, error.message)
+        """Delete an image that was forgotten and has no container any more; any other, or none, is fine."""
+        self._garbage.drop_nameless(image_id, in_use)
 
-    def _names_to_go(self, image: Image, name: str) -> Sequence[str]:
-        """With a tag go the digests of its repository, if it has no other tag there."""
-        if name in image.digests:
-            return [name]
-        if name not in image.tags:
-            return [*image.tags, *image.digests]
-        repository = name.rpartition(":")[0]
-        if any(tag != name and tag.rpartition(":")[0] == repository for tag in image.tags):
-            return [name]
-        return [name, *(digest for digest in image.digests if digest.partition("@")[0] == repository)]
-
-    def _refuse_in_use(self, image: Image, in_use: Callable[[str], Sequence[str]]) -> None:
-        holders = list(in_use(image.id))
-        if holders:
-            raise FailedPrecondition(
-                f"cannot remove image {short_id(image.id)}: container {', '.join(holders[:5])} is made from it",
-                reason="IMAGE_IN_USE",
-                hint="remove the container first",
-                image=image.id,
-            )
-
-    def _sweep(self, image: Image, blobs: Iterable[str]) -> int:
-        """Delete what only a deleted image reached, unless a pull may be about to use it."""
-        with self._lock:
-            if self._leases:
-                return 0
-            gone = self._layers.remove(reversed(image.layers))
-            reached = self._reached_content()
-            return gone.size + sum(self.content.delete(blob) for blob in (*blobs, *gone.blobs) if blob not in reached)
-
-    def _reached_content(self) -> set[str]:
-        return set(self._db.edges(CONTENT).values()) | self._layers.blob_digests()
+    def prune(self, in_use: Callable[[str], Sequence[str]], unwanted: Callable[[Image], bool]) -> Removed:
+        """Delete the images that are `unwanted` and that no container holds, and all that nothing reaches."""
+        return self._garbage.prune(in_use, unwanted)
 
     def collect(self, containers: set[str]) -> Collected:
         """Delete what nothing reaches. For a start, before any pull or container: `containers` are the IDs there should be.
@@ -356,33 +282,7 @@ class Graph:
         What an interrupted pull downloaded stays for a week. An image with a layer that is not on the disk any more goes too, so
         that it can be pulled again.
         """
-        unfinished = self.driver.collect()
-        self._drop_broken()
-        loose = self.driver.containers() - containers
-        for container_id in loose:
-            self.driver.remove(container_id)
-        gone = self._layers.remove(self._layers.unreached())
-        unknown = self._layers.remove_unknown()
-        before = days_ago_ns(KEEP_DAYS)
-        blobs = self.content.digests() - self._reached_content()
-        old = [blob for blob in blobs if blob in gone.blobs or self.content.modified_ns(blob) < before]
-        size = gone.size + sum(self.content.delete(blob) for blob in old)
-        size += self.content.drop_ingests(before) + self.content.drop_drafts()
-        return Collected(len(gone.chain_ids) + unknown, len(loose), len(old), unfinished, size)
-
-    def _drop_broken(self) -> None:
-        present = self.driver.layers()
-        for image in self.list():
-            lost = [layer.chain_id for layer in image.layers if layer.chain_id not in present]
-            if not lost:
-                continue
-            log.error("image %s is lost: its layer %s is not on the disk", image.id, lost[0])
-            with self._db.transaction(durable=True) as tx:
-                for edge, names in ((TAG, image.tags), (DIGEST, image.digests)):
-                    for name in names:
-                        tx.unlink(edge, name)
-                tx.delete(KIND, image.id)
-                tx.event("image", "lost", image.id, image.tags[0] if image.tags else image.id, layer=lost[0])
+        return self._garbage.collect(containers)
 
     def create_rootfs(self, container_id: str, image_id: str) -> None:
         """Make a container's writable layer on top of an image."""
@@ -417,4 +317,5 @@ def _move(tx: Transaction, edge: str, name: str, image_id: str) -> bool:
         return False
     tx.unlink(edge, name)
     tx.link(edge, name, image_id)
+    tx.unlink(FORGOTTEN, image_id)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from moorage.client.main import main
-from moorage.v1 import image_pb2, runtime_pb2
+from moorage.v1 import image_pb2, runtime_pb2, system_pb2
 from tests.api.fake_daemon import FakeDaemon, Refusal
 
 Capture = pytest.CaptureFixture[str]
@@ -52,6 +53,65 @@ def test_commit_sends_everything_and_prints_the_id(daemon: FakeDaemon, capfd: Ca
     )
     assert run(daemon, "commit", "-q", "box") == 0
     assert capfd.readouterr() == (f"{DIGEST}\n", "")
+
+
+def test_images_filters_and_digests(daemon: FakeDaemon, capfd: Capture) -> None:
+    pulled = image_pb2.Image(
+        id=DIGEST, tags=["docker.io/library/app:1", "r.example/app:1"], digests=[f"docker.io/library/app@{DIGEST}"]
+    )
+    daemon.script["ListImages"] = image_pb2.ListImagesResponse(images=[pulled])
+    words = [
+        word
+        for each in ("dangling=false", "label=a=b", "label=c", "since=x", "before=y", "reference=app*")
+        for word in ("-f", each)
+    ]
+    assert run(daemon, "images", "--digests", *words) == 0
+    header, one, other = capfd.readouterr().out.splitlines()
+    assert header.split()[:3] == ["REPOSITORY", "TAG", "DIGEST"]
+    assert one.split()[2] == DIGEST and other.split()[2] == "<none>"
+    assert asked(daemon, "ListImages") == image_pb2.ListImagesRequest(
+        dangling=False, labels={"a": "b", "c": ""}, since="x", before="y", patterns=["app*"]
+    )
+    assert run(daemon, "images", "-f", "nosuch=1") == 2
+    assert "no such filter" in capfd.readouterr().err
+
+
+def test_rmi_by_force(daemon: FakeDaemon) -> None:
+    daemon.script["RemoveImage"] = image_pb2.RemoveImageResponse()
+    assert run(daemon, "rmi", "-f", "app") == 0
+    assert asked(daemon, "RemoveImage") == image_pb2.RemoveImageRequest(reference="app", force=True)
+
+
+def test_image_prune_asks_unless_forced(daemon: FakeDaemon, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.script["PruneImages"] = image_pb2.PruneImagesResponse(untagged=["a:1"], deleted=["x"], reclaimed_bytes=3000)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run(daemon, "image", "prune") == 1
+    assert daemon.requests("PruneImages") == []
+    capfd.readouterr()
+    assert run(daemon, "image", "prune", "-af", "--filter", "label=a=b", "--filter", "until=1714564800") == 0
+    assert capfd.readouterr() == ("untagged: a:1\ndeleted: x\n", "reclaimed 3kB\n")
+    request = asked(daemon, "PruneImages")
+    assert (request.all, request.labels, request.until.seconds) == (True, {"a": "b"}, 1714564800)
+
+
+def test_df_shows_parts_and_total(daemon: FakeDaemon, capfd: Capture) -> None:
+    part = system_pb2.DiskUsagePart(count=3, in_use=2, bytes=3000, reclaimable_bytes=1000)
+    daemon.script["GetDiskUsage"] = system_pb2.GetDiskUsageResponse(
+        layers=part, blobs=part, containers=part, other_bytes=5, total_bytes=9005, images=2, images_in_use=1
+    )
+    assert run(daemon, "df") == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert rows[1] == ["images", "2", "1", "6kB", "0B"]
+    assert rows[2] == ["layers", "3", "2", "3kB", "1kB"]
+    assert rows[-1] == ["total", "9.01kB"]
+    assert run(daemon, "df", "--format", "json") == 0
+    assert json.loads(capfd.readouterr().out)["layers"]["reclaimable_bytes"] == 1000
+
+
+def test_viz_prints_the_pieces(daemon: FakeDaemon, capfd: Capture) -> None:
+    daemon.script["StreamGraph"] = [system_pb2.StreamGraphResponse(text=text) for text in ("digraph {", "}\n")]
+    assert run(daemon, "viz") == 0
+    assert capfd.readouterr().out == "digraph {}\n"
 
 
 def test_tag_is_silent(daemon: FakeDaemon, capfd: Capture) -> None:

@@ -248,7 +248,7 @@ def test_removing_drops_every_name_and_may_be_done_by_many_at_once(cri: Cri, hou
     house.graph.images[other.id] = other
     removals: list[str] = []
 
-    def remove(name: str, in_use: Any, forget: bool) -> Any:
+    def remove(name: str, in_use: Any, forget: bool, force: bool) -> Any:
         assert forget
         found: Image = house.graph.get(name)
         removals.append(name)

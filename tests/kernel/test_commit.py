@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -84,3 +86,45 @@ def test_tags_are_names_that_move(daemon: Daemon) -> None:
     assert daemon.inspect("busybox")["tags"] == ["docker.io/library/busybox:latest"]
     assert "is not here" in daemon.cli("tag", "nosuch", "x", check=False).stderr
     daemon.cli("rmi", "other:1")
+
+
+def test_rmi_says_which_containers_are_in_the_way_and_force_leaves_them(daemon: Daemon) -> None:
+    daemon.cli("run", "--name", "box", "busybox", "touch", "/x")
+    made = daemon.out("commit", "-q", "box", "held:1")
+    daemon.cli("run", "-d", "--name", "holder", "held:1", "sleep", "100")
+    refused = daemon.cli("rmi", "held:1", check=False)
+    assert refused.returncode == 1
+    assert "container holder is made from it" in refused.stderr
+    assert "untagged: docker.io/library/held:1" in daemon.out("rmi", "-f", "held:1")
+    assert daemon.out("exec", "holder", "ls", "/x") == "/x"
+    assert made in daemon.out("images", "-q", "--no-trunc")
+    daemon.cli("rm", "-f", "holder")
+    assert made not in daemon.out("images", "-q", "--no-trunc")
+
+
+def test_df_equals_du_and_prune_gives_back_what_it_says(daemon: Daemon) -> None:
+    for number in range(3):
+        daemon.cli("run", "--name", "box", "busybox", "sh", "-c", f"dd if=/dev/urandom of=/d{number} bs=1M count=2")
+        daemon.cli("commit", "-q", "box")
+        daemon.cli("rm", "box")
+    daemon.cli("run", "-d", "--name", "writer", "busybox", "sh", "-c", "dd if=/dev/zero of=/z bs=1M count=3; sleep 100")
+    before = agreed(daemon)
+    assert (before["containers"]["count"], before["containers"]["in_use"]) == (1, 1)
+    daemon.cli("image", "prune", "-f")
+    after = agreed(daemon)
+    assert after["images"] == 1
+    assert before["total_bytes"] - after["total_bytes"] > 11 << 20
+    assert "digraph" in daemon.out("viz")
+
+
+def agreed(daemon: Daemon) -> dict[str, Any]:
+    """What df says, which must be what du says within 1%."""
+    daemon.out("run", "--rm", "busybox", "true")
+    usage: dict[str, Any] = json.loads(daemon.out("df", "--format", "json"))
+    du = int(subprocess.run(["du", "-s", "-B1", daemon.root], check=True, capture_output=True).stdout.split()[0])
+    assert abs(usage["total_bytes"] - du) <= du / 100
+    assert (
+        sum(usage[part]["bytes"] for part in ("layers", "containers", "blobs")) + usage["other_bytes"]
+        == usage["total_bytes"]
+    )
+    return usage

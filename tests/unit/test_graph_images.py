@@ -153,7 +153,7 @@ def test_removing_the_last_tag_removes_the_image_and_what_only_it_reached(house:
     other = house.image(b"base", b"two", tags=("r/b:1",))
     removed = house.graph.remove(LATEST, nobody)
     assert removed.untagged == (LATEST, image.digests[0])
-    assert removed.deleted == (image.id,)
+    assert removed.deleted == (image.id, image.layers[1].chain_id)
     assert removed.reclaimed > len(b"one")
     assert house.graph.list() == (other,)
     assert set(house.driver.stored) == {layer.chain_id for layer in other.layers}
@@ -200,6 +200,69 @@ def test_only_a_nameless_image_is_dropped(house: House) -> None:
     assert house.graph.get(LATEST) == image
 
 
+def test_an_image_that_never_had_a_name_is_not_dropped(house: House) -> None:
+    image = house.image(b"base")
+    house.graph.drop_nameless(image.id, nobody)
+    assert house.graph.get(image.id) == image
+
+
+def test_a_forgotten_image_that_gets_a_name_again_stays(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    house.graph.remove(LATEST, lambda _: ["web"], force=True)
+    house.graph.tag(image.id, "r/again:1")
+    house.graph.remove("r/again:1", lambda _: ["web"], force=True)
+    house.graph.tag(image.id, "r/again:2")
+    house.graph.drop_nameless(image.id, nobody)
+    assert house.graph.get("r/again:2").id == image.id
+
+
+def test_by_force_only_the_name_given_goes(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST, "quay.io/b:2"))
+    removed = house.graph.remove("quay.io/b:2", lambda _: ["web"], force=True)
+    assert removed.untagged[0] == "quay.io/b:2" and removed.deleted == ()
+    assert house.graph.get(LATEST).id == image.id
+
+
+def test_who_holds_an_image_is_said(house: House) -> None:
+    house.image(b"base", tags=(LATEST,))
+    with pytest.raises(FailedPrecondition, match=r"containers c0, c1.* and 2 more are made from it") as caught:
+        house.graph.remove(LATEST, lambda _: [f"c{number}" for number in range(12)])
+    assert caught.value.metadata["containers"].count(",") == 11
+
+
+def test_tags_move(house: House) -> None:
+    first, second = house.image(b"a", tags=("r/a:1",)), house.image(b"b")
+    assert house.graph.tag(second.id, "r/a:1").tags == ("r/a:1",)
+    assert house.graph.get(first.id).tags == ()
+    assert house.events()[-1] == ("tag", "r/a:1")
+    with pytest.raises(NotFound):
+        house.graph.tag(f"sha256:{'0' * 64}", "r/a:1")
+    assert house.graph.get("r/a:1").id == second.id
+
+
+def test_prune_deletes_the_unwanted_and_what_nothing_reaches(house: House) -> None:
+    kept, held = house.image(b"base", b"kept", tags=(LATEST,)), house.image(b"base", b"held")
+    loose = house.image(b"base", b"loose")
+    house.apply(b"base", b"interrupted")
+    house.store(b"downloaded")
+    with house.content.writer(digest(b"half"), 4) as writer:
+        writer.write(b"ha")
+    removed = house.graph.prune(lambda id: ["c"] if id == held.id else [], lambda image: not image.tags)
+    assert loose.id in removed.deleted and loose.layers[1].chain_id in removed.deleted
+    assert {image.id for image in house.graph.list()} == {kept.id, held.id}
+    assert set(house.driver.stored) == {layer.chain_id for image in (kept, held) for layer in image.layers}
+    assert not house.content.exists(digest(b"downloaded"))
+    assert house.content.ingests() == []
+    assert removed.reclaimed > len(b"loose" + b"interrupted" + b"downloaded" + b"ha")
+
+
+def test_prune_leaves_what_something_that_runs_may_want(house: House) -> None:
+    with house.graph.lease():
+        house.apply(b"under way")
+        assert house.graph.prune(nobody, lambda image: not image.tags).reclaimed == 0
+        assert house.graph.has_layer(digest(b"under way"))
+
+
 def test_an_edge_from_elsewhere_keeps_the_image(house: House) -> None:
     image = house.image(b"base", tags=(LATEST,))
     with house.db.transaction() as tx:
@@ -217,6 +280,16 @@ def test_a_lease_keeps_layers_for_a_pull_under_way(house: House) -> None:
         house.image(b"base", tags=(LATEST,))
     assert house.graph.remove(LATEST, nobody).reclaimed > 0
     assert house.driver.stored == {}
+
+
+def test_what_a_lease_kept_goes_with_its_end(house: House) -> None:
+    image = house.image(b"base", tags=(LATEST,))
+    with house.graph.lease():
+        with house.graph.lease():
+            house.graph.remove(LATEST, nobody)
+        assert house.graph.has_layer(image.layers[0].chain_id)
+    assert house.driver.stored == {}
+    assert house.content.digests() == set()
 
 
 def test_collect_deletes_what_nothing_reaches(house: House) -> None:

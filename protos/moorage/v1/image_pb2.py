@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moorage/v1/image.proto\x12\nmoorage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x08Platform\x12\n\n\x02os\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"b\n\x0cRegistryAuth\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0eidentity_token\x18\x03 \x01(\t\x12\x16\n\x0eregistry_token\x18\x04 \x01(\t\"u\n\x10PullImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12&\n\x08platform\x18\x02 \x01(\x0b\x32\x14.moorage.v1.Platform\x12&\n\x04\x61uth\x18\x03 \x01(\x0b\x32\x18.moorage.v1.RegistryAuth\"\x97\x01\n\x11PullImageResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12$\n\x05stage\x18\x02 \x01(\x0e\x32\x15.moorage.v1.PullStage\x12\x15\n\rcurrent_bytes\x18\x03 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12 \n\x05image\x18\x05 \x01(\x0b\x32\x11.moorage.v1.Image\"\xde\x02\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\x12\x0f\n\x07\x64igests\x18\x03 \x03(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12&\n\x08platform\x18\x06 \x01(\x0b\x32\x14.moorage.v1.Platform\x12-\n\x06labels\x18\x07 \x03(\x0b\x32\x1d.moorage.v1.Image.LabelsEntry\x12\'\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x17.moorage.v1.ImageConfig\x12&\n\x06layers\x18\t \x03(\x0b\x32\x16.moorage.v1.ImageLayer\x12\x0f\n\x07used_by\x18\n \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x0bImageConfig\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0b\n\x03\x65nv\x18\x02 \x03(\t\x12\x12\n\nentrypoint\x18\x03 \x03(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x13\n\x0bworking_dir\x18\x05 \x01(\t\x12\x15\n\rexposed_ports\x18\x06 \x03(\t\x12\x0f\n\x07volumes\x18\x07 \x03(\t\x12\x13\n\x0bstop_signal\x18\x08 \x01(\t\"C\n\nImageLayer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hain_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"M\n\x11ListImagesRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.moorage.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x0fGetImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\'\n\x12RemoveImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"Q\n\x13RemoveImageResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\x12\x17\n\x0freclaimed_bytes\x18\x03 \x01(\x03\"1\n\x0fTagImageRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"+\n\x16GetImageHistoryRequest\x12\x11\n\treference\x18\x01 \x01(\t\"I\n\x17GetImageHistoryResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.moorage.v1.ImageHistoryEntry\"\x9d\x01\n\x11ImageHistoryEntry\x12.\n\ncreated_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12\x0f\n\x07\x64iff_id\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03*\xd5\x01\n\tPullStage\x12\x1a\n\x16PULL_STAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14PULL_STAGE_RESOLVING\x10\x01\x12\x16\n\x12PULL_STAGE_WAITING\x10\x02\x12\x1a\n\x16PULL_STAGE_DOWNLOADING\x10\x03\x12\x18\n\x14PULL_STAGE_VERIFYING\x10\x04\x12\x18\n\x14PULL_STAGE_UNPACKING\x10\x05\x12\x13\n\x0fPULL_STAGE_DONE\x10\x06\x12\x15\n\x11PULL_STAGE_EXISTS\x10\x07\x32\xcb\x03\n\x0cImageService\x12J\n\tPullImage\x12\x1c.moorage.v1.PullImageRequest\x1a\x1d.moorage.v1.PullImageResponse0\x01\x12K\n\nListImages\x12\x1d.moorage.v1.ListImagesRequest\x1a\x1e.moorage.v1.ListImagesResponse\x12:\n\x08GetImage\x12\x1b.moorage.v1.GetImageRequest\x1a\x11.moorage.v1.Image\x12N\n\x0bRemoveImage\x12\x1e.moorage.v1.RemoveImageRequest\x1a\x1f.moorage.v1.RemoveImageResponse\x12:\n\x08TagImage\x12\x1b.moorage.v1.TagImageRequest\x1a\x11.moorage.v1.Image\x12Z\n\x0fGetImageHistory\x12\".moorage.v1.GetImageHistoryRequest\x1a#.moorage.v1.GetImageHistoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moorage/v1/image.proto\x12\nmoorage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x08Platform\x12\n\n\x02os\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"b\n\x0cRegistryAuth\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0eidentity_token\x18\x03 \x01(\t\x12\x16\n\x0eregistry_token\x18\x04 \x01(\t\"u\n\x10PullImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12&\n\x08platform\x18\x02 \x01(\x0b\x32\x14.moorage.v1.Platform\x12&\n\x04\x61uth\x18\x03 \x01(\x0b\x32\x18.moorage.v1.RegistryAuth\"\x97\x01\n\x11PullImageResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12$\n\x05stage\x18\x02 \x01(\x0e\x32\x15.moorage.v1.PullStage\x12\x15\n\rcurrent_bytes\x18\x03 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12 \n\x05image\x18\x05 \x01(\x0b\x32\x11.moorage.v1.Image\"\xde\x02\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\x12\x0f\n\x07\x64igests\x18\x03 \x03(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12&\n\x08platform\x18\x06 \x01(\x0b\x32\x14.moorage.v1.Platform\x12-\n\x06labels\x18\x07 \x03(\x0b\x32\x1d.moorage.v1.Image.LabelsEntry\x12\'\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x17.moorage.v1.ImageConfig\x12&\n\x06layers\x18\t \x03(\x0b\x32\x16.moorage.v1.ImageLayer\x12\x0f\n\x07used_by\x18\n \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x0bImageConfig\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0b\n\x03\x65nv\x18\x02 \x03(\t\x12\x12\n\nentrypoint\x18\x03 \x03(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x13\n\x0bworking_dir\x18\x05 \x01(\t\x12\x15\n\rexposed_ports\x18\x06 \x03(\t\x12\x0f\n\x07volumes\x18\x07 \x03(\t\x12\x13\n\x0bstop_signal\x18\x08 \x01(\t\"C\n\nImageLayer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hain_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x8c\x02\n\x11ListImagesRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\x08\x64\x61ngling\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x39\n\x06labels\x18\x05 \x03(\x0b\x32).moorage.v1.ListImagesRequest.LabelsEntry\x12\x0e\n\x06\x62\x65\x66ore\x18\x06 \x01(\t\x12\r\n\x05since\x18\x07 \x01(\t\x12\x10\n\x08patterns\x18\x08 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_dangling\"P\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.moorage.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x0fGetImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"6\n\x12RemoveImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"Q\n\x13RemoveImageResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\x12\x17\n\x0freclaimed_bytes\x18\x03 \x01(\x03\"1\n\x0fTagImageRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"+\n\x16GetImageHistoryRequest\x12\x11\n\treference\x18\x01 \x01(\t\"I\n\x17GetImageHistoryResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.moorage.v1.ImageHistoryEntry\"\x9d\x01\n\x11ImageHistoryEntry\x12.\n\ncreated_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12\x0f\n\x07\x64iff_id\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\"\xb7\x01\n\x12PruneImagesRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.moorage.v1.PruneImagesRequest.LabelsEntry\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x13PruneImagesResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\x12\x17\n\x0freclaimed_bytes\x18\x03 \x01(\x03*\xd5\x01\n\tPullStage\x12\x1a\n\x16PULL_STAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14PULL_STAGE_RESOLVING\x10\x01\x12\x16\n\x12PULL_STAGE_WAITING\x10\x02\x12\x1a\n\x16PULL_STAGE_DOWNLOADING\x10\x03\x12\x18\n\x14PULL_STAGE_VERIFYING\x10\x04\x12\x18\n\x14PULL_STAGE_UNPACKING\x10\x05\x12\x13\n\x0fPULL_STAGE_DONE\x10\x06\x12\x15\n\x11PULL_STAGE_EXISTS\x10\x07\x32\x9b\x04\n\x0cImageService\x12J\n\tPullImage\x12\x1c.moorage.v1.PullImageRequest\x1a\x1d.moorage.v1.PullImageResponse0\x01\x12K\n\nListImages\x12\x1d.moorage.v1.ListImagesRequest\x1a\x1e.moorage.v1.ListImagesResponse\x12:\n\x08GetImage\x12\x1b.moorage.v1.GetImageRequest\x1a\x11.moorage.v1.Image\x12N\n\x0bRemoveImage\x12\x1e.moorage.v1.RemoveImageRequest\x1a\x1f.moorage.v1.RemoveImageResponse\x12N\n\x0bPruneImages\x12\x1e.moorage.v1.PruneImagesRequest\x1a\x1f.moorage.v1.PruneImagesResponse\x12:\n\x08TagImage\x12\x1b.moorage.v1.TagImageRequest\x1a\x11.moorage.v1.Image\x12Z\n\x0fGetImageHistory\x12\".moorage.v1.GetImageHistoryRequest\x1a#.moorage.v1.GetImageHistoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IMAGE_LABELSENTRY']._loaded_options = None
   _globals['_IMAGE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PULLSTAGE']._serialized_start=1746
-  _globals['_PULLSTAGE']._serialized_end=1959
+  _globals['_LISTIMAGESREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_LISTIMAGESREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_PRUNEIMAGESREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_PRUNEIMAGESREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_PULLSTAGE']._serialized_start=2222
+  _globals['_PULLSTAGE']._serialized_end=2435
   _globals['_PLATFORM']._serialized_start=71
   _globals['_PLATFORM']._serialized_end=132
   _globals['_REGISTRYAUTH']._serialized_start=134
@@ -52,24 +56,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGECONFIG']._serialized_end=1020
   _globals['_IMAGELAYER']._serialized_start=1022
   _globals['_IMAGELAYER']._serialized_end=1089
-  _globals['_LISTIMAGESREQUEST']._serialized_start=1091
-  _globals['_LISTIMAGESREQUEST']._serialized_end=1168
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=1170
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=1250
-  _globals['_GETIMAGEREQUEST']._serialized_start=1252
-  _globals['_GETIMAGEREQUEST']._serialized_end=1288
-  _globals['_REMOVEIMAGEREQUEST']._serialized_start=1290
-  _globals['_REMOVEIMAGEREQUEST']._serialized_end=1329
-  _globals['_REMOVEIMAGERESPONSE']._serialized_start=1331
-  _globals['_REMOVEIMAGERESPONSE']._serialized_end=1412
-  _globals['_TAGIMAGEREQUEST']._serialized_start=1414
-  _globals['_TAGIMAGEREQUEST']._serialized_end=1463
-  _globals['_GETIMAGEHISTORYREQUEST']._serialized_start=1465
-  _globals['_GETIMAGEHISTORYREQUEST']._serialized_end=1508
-  _globals['_GETIMAGEHISTORYRESPONSE']._serialized_start=1510
-  _globals['_GETIMAGEHISTORYRESPONSE']._serialized_end=1583
-  _globals['_IMAGEHISTORYENTRY']._serialized_start=1586
-  _globals['_IMAGEHISTORYENTRY']._serialized_end=1743
-  _globals['_IMAGESERVICE']._serialized_start=1962
-  _globals['_IMAGESERVICE']._serialized_end=2421
+  _globals['_LISTIMAGESREQUEST']._serialized_start=1092
+  _globals['_LISTIMAGESREQUEST']._serialized_end=1360
+  _globals['_LISTIMAGESREQUEST_LABELSENTRY']._serialized_start=813
+  _globals['_LISTIMAGESREQUEST_LABELSENTRY']._serialized_end=858
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=1362
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=1442
+  _globals['_GETIMAGEREQUEST']._serialized_start=1444
+  _globals['_GETIMAGEREQUEST']._serialized_end=1480
+  _globals['_REMOVEIMAGEREQUEST']._serialized_start=1482
+  _globals['_REMOVEIMAGEREQUEST']._serialized_end=1536
+  _globals['_REMOVEIMAGERESPONSE']._serialized_start=1538
+  _globals['_REMOVEIMAGERESPONSE']._serialized_end=1619
+  _globals['_TAGIMAGEREQUEST']._serialized_start=1621
+  _globals['_TAGIMAGEREQUEST']._serialized_end=1670
+  _globals['_GETIMAGEHISTORYREQUEST']._serialized_start=1672
+  _globals['_GETIMAGEHISTORYREQUEST']._serialized_end=1715
+  _globals['_GETIMAGEHISTORYRESPONSE']._serialized_start=1717
+  _globals['_GETIMAGEHISTORYRESPONSE']._serialized_end=1790
+  _globals['_IMAGEHISTORYENTRY']._serialized_start=1793
+  _globals['_IMAGEHISTORYENTRY']._serialized_end=1950
+  _globals['_PRUNEIMAGESREQUEST']._serialized_start=1953
+  _globals['_PRUNEIMAGESREQUEST']._serialized_end=2136
+  _globals['_PRUNEIMAGESREQUEST_LABELSENTRY']._serialized_start=813
+  _globals['_PRUNEIMAGESREQUEST_LABELSENTRY']._serialized_end=858
+  _globals['_PRUNEIMAGESRESPONSE']._serialized_start=2138
+  _globals['_PRUNEIMAGESRESPONSE']._serialized_end=2219
+  _globals['_IMAGESERVICE']._serialized_start=2438
+  _globals['_IMAGESERVICE']._serialized_end=2977
 # @@protoc_insertion_point(module_scope)

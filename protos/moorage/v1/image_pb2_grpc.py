@@ -55,6 +55,11 @@ class ImageServiceStub:
                 request_serializer=moorage_dot_v1_dot_image__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_image__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.PruneImages = channel.unary_unary(
+                '/moorage.v1.ImageService/PruneImages',
+                request_serializer=moorage_dot_v1_dot_image__pb2.PruneImagesRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.PruneImagesResponse.FromString,
+                _registered_method=True)
         self.TagImage = channel.unary_unary(
                 '/moorage.v1.ImageService/TagImage',
                 request_serializer=moorage_dot_v1_dot_image__pb2.TagImageRequest.SerializeToString,
@@ -98,7 +103,15 @@ class ImageServiceServicer:
 
     def RemoveImage(self, request, context):
         """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
+        Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
+        ambiguous ID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneImages(self, request, context):
+        """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +153,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.RemoveImage,
                     request_deserializer=moorage_dot_v1_dot_image__pb2.RemoveImageRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_image__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'PruneImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneImages,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.PruneImagesRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.PruneImagesResponse.SerializeToString,
             ),
             'TagImage': grpc.unary_unary_rpc_method_handler(
                     servicer.TagImage,
@@ -261,6 +279,33 @@ class ImageService:
             '/moorage.v1.ImageService/RemoveImage',
             moorage_dot_v1_dot_image__pb2.RemoveImageRequest.SerializeToString,
             moorage_dot_v1_dot_image__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.ImageService/PruneImages',
+            moorage_dot_v1_dot_image__pb2.PruneImagesRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.PruneImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,8 +46,11 @@ class ImageServiceStub:
     """GetImage answers one image by reference, digest or unique ID prefix. Errors: NOT_FOUND; INVALID_ARGUMENT when a prefix is ambiguous."""
     RemoveImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.RemoveImageRequest, _image_pb2.RemoveImageResponse]
     """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
+    Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
+    ambiguous ID.
     """
+    PruneImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.PruneImagesRequest, _image_pb2.PruneImagesResponse]
+    """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind."""
     TagImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.TagImageRequest, _image_pb2.Image]
     """TagImage gives an image one more name; another image that had it loses it. Errors: NOT_FOUND; INVALID_ARGUMENT."""
     GetImageHistory: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImageHistoryRequest, _image_pb2.GetImageHistoryResponse]
@@ -71,8 +74,11 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """GetImage answers one image by reference, digest or unique ID prefix. Errors: NOT_FOUND; INVALID_ARGUMENT when a prefix is ambiguous."""
     RemoveImage: _aio.UnaryUnaryMultiCallable[_image_pb2.RemoveImageRequest, _image_pb2.RemoveImageResponse]  # type: ignore[assignment]
     """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
+    Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
+    ambiguous ID.
     """
+    PruneImages: _aio.UnaryUnaryMultiCallable[_image_pb2.PruneImagesRequest, _image_pb2.PruneImagesResponse]  # type: ignore[assignment]
+    """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind."""
     TagImage: _aio.UnaryUnaryMultiCallable[_image_pb2.TagImageRequest, _image_pb2.Image]  # type: ignore[assignment]
     """TagImage gives an image one more name; another image that had it loses it. Errors: NOT_FOUND; INVALID_ARGUMENT."""
     GetImageHistory: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImageHistoryRequest, _image_pb2.GetImageHistoryResponse]  # type: ignore[assignment]
@@ -117,8 +123,17 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.RemoveImageResponse, _abc.Awaitable[_image_pb2.RemoveImageResponse]]:
         """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when a container uses the image.
+        Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
+        ambiguous ID.
         """
+
+    @_abc_1.abstractmethod
+    def PruneImages(
+        self,
+        request: _image_pb2.PruneImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.PruneImagesResponse, _abc.Awaitable[_image_pb2.PruneImagesResponse]]:
+        """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind."""
 
     @_abc_1.abstractmethod
     def TagImage(

@@ -181,3 +181,49 @@ class CancelJobRequest(_message.Message):
 class CancelJobResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetDiskUsageRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetDiskUsageResponse(_message.Message):
+    __slots__ = ("layers", "containers", "blobs", "other_bytes", "total_bytes", "images", "images_in_use", "images_reclaimable_bytes")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_IN_USE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_RECLAIMABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    layers: DiskUsagePart
+    containers: DiskUsagePart
+    blobs: DiskUsagePart
+    other_bytes: int
+    total_bytes: int
+    images: int
+    images_in_use: int
+    images_reclaimable_bytes: int
+    def __init__(self, layers: _Optional[_Union[DiskUsagePart, _Mapping]] = ..., containers: _Optional[_Union[DiskUsagePart, _Mapping]] = ..., blobs: _Optional[_Union[DiskUsagePart, _Mapping]] = ..., other_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., images: _Optional[int] = ..., images_in_use: _Optional[int] = ..., images_reclaimable_bytes: _Optional[int] = ...) -> None: ...
+
+class DiskUsagePart(_message.Message):
+    __slots__ = ("count", "in_use", "bytes", "reclaimable_bytes")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECLAIMABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    in_use: int
+    bytes: int
+    reclaimable_bytes: int
+    def __init__(self, count: _Optional[int] = ..., in_use: _Optional[int] = ..., bytes: _Optional[int] = ..., reclaimable_bytes: _Optional[int] = ...) -> None: ...
+
+class StreamGraphRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StreamGraphResponse(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...

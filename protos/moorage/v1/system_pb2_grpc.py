@@ -60,6 +60,16 @@ class SystemServiceStub:
                 request_serializer=moorage_dot_v1_dot_system__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_system__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.GetDiskUsage = channel.unary_unary(
+                '/moorage.v1.SystemService/GetDiskUsage',
+                request_serializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageResponse.FromString,
+                _registered_method=True)
+        self.StreamGraph = channel.unary_stream(
+                '/moorage.v1.SystemService/StreamGraph',
+                request_serializer=moorage_dot_v1_dot_system__pb2.StreamGraphRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_system__pb2.StreamGraphResponse.FromString,
+                _registered_method=True)
 
 
 class SystemServiceServicer:
@@ -102,6 +112,20 @@ class SystemServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDiskUsage(self, request, context):
+        """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamGraph(self, request, context):
+        """StreamGraph streams the daemon's database as a graph in the dot language, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SystemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +153,16 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=moorage_dot_v1_dot_system__pb2.CancelJobRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_system__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'GetDiskUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDiskUsage,
+                    request_deserializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageResponse.SerializeToString,
+            ),
+            'StreamGraph': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamGraph,
+                    request_deserializer=moorage_dot_v1_dot_system__pb2.StreamGraphRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_system__pb2.StreamGraphResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +301,60 @@ class SystemService:
             '/moorage.v1.SystemService/CancelJob',
             moorage_dot_v1_dot_system__pb2.CancelJobRequest.SerializeToString,
             moorage_dot_v1_dot_system__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDiskUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.SystemService/GetDiskUsage',
+            moorage_dot_v1_dot_system__pb2.GetDiskUsageRequest.SerializeToString,
+            moorage_dot_v1_dot_system__pb2.GetDiskUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamGraph(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.SystemService/StreamGraph',
+            moorage_dot_v1_dot_system__pb2.StreamGraphRequest.SerializeToString,
+            moorage_dot_v1_dot_system__pb2.StreamGraphResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class SystemServiceStub:
     """ListJobs lists the jobs that run now, and the last that ended."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_system_pb2.CancelJobRequest, _system_pb2.CancelJobResponse]
     """CancelJob asks a running job to stop and undo what it half did. Errors: NOT_FOUND."""
+    GetDiskUsage: _grpc.UnaryUnaryMultiCallable[_system_pb2.GetDiskUsageRequest, _system_pb2.GetDiskUsageResponse]
+    """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it."""
+    StreamGraph: _grpc.UnaryStreamMultiCallable[_system_pb2.StreamGraphRequest, _system_pb2.StreamGraphResponse]
+    """StreamGraph streams the daemon's database as a graph in the dot language, in pieces."""
 
 @_typing.type_check_only
 class SystemServiceAsyncStub(SystemServiceStub):
@@ -63,6 +67,10 @@ class SystemServiceAsyncStub(SystemServiceStub):
     """ListJobs lists the jobs that run now, and the last that ended."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_system_pb2.CancelJobRequest, _system_pb2.CancelJobResponse]  # type: ignore[assignment]
     """CancelJob asks a running job to stop and undo what it half did. Errors: NOT_FOUND."""
+    GetDiskUsage: _aio.UnaryUnaryMultiCallable[_system_pb2.GetDiskUsageRequest, _system_pb2.GetDiskUsageResponse]  # type: ignore[assignment]
+    """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it."""
+    StreamGraph: _aio.UnaryStreamMultiCallable[_system_pb2.StreamGraphRequest, _system_pb2.StreamGraphResponse]  # type: ignore[assignment]
+    """StreamGraph streams the daemon's database as a graph in the dot language, in pieces."""
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
     """SystemService is the daemon itself: what it is, what it does now, what happened."""
@@ -108,5 +116,21 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_system_pb2.CancelJobResponse, _abc.Awaitable[_system_pb2.CancelJobResponse]]:
         """CancelJob asks a running job to stop and undo what it half did. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetDiskUsage(
+        self,
+        request: _system_pb2.GetDiskUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_system_pb2.GetDiskUsageResponse, _abc.Awaitable[_system_pb2.GetDiskUsageResponse]]:
+        """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it."""
+
+    @_abc_1.abstractmethod
+    def StreamGraph(
+        self,
+        request: _system_pb2.StreamGraphRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_system_pb2.StreamGraphResponse], _abc.AsyncIterator[_system_pb2.StreamGraphResponse]]:
+        """StreamGraph streams the daemon's database as a graph in the dot language, in pieces."""
 
 def add_SystemServiceServicer_to_server(servicer: SystemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

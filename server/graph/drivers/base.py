@@ -109,6 +109,15 @@ class Confined(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a driver's trees take on the disk, in bytes: by chain ID, by container ID, and all else that is its own."""
+
+    layers: dict[str, int]
+    containers: dict[str, int]
+    other: int
+
+
 class Snapshot(Protocol):
     """What a container has changed, held still: it can be packed, and then be made a layer without being unpacked again."""
 
@@ -181,6 +190,10 @@ class GraphDriver(Protocol):
 
     def usage(self, container_id: str) -> DiskUsage:
         """What the container's writable layer takes."""
+        ...
+
+    def footprint(self) -> Footprint:
+        """What everything takes, as du(1) counts it."""
         ...
 
     def collect(self) -> int:

@@ -19,7 +19,7 @@ import msgspec
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
-from moorage.server.graph.drivers.base import Confined, Packed, RootfsMount, Sink, Snapshot
+from moorage.server.graph.drivers.base import Confined, Footprint, Packed, RootfsMount, Sink, Snapshot
 from moorage.server.graph.drivers.storage import Storage
 from moorage.server.model import DiskUsage
 
@@ -148,6 +148,9 @@ class OverlayDriver:
 
     def usage(self, container_id: str) -> DiskUsage:
         return self._confined.measure_tree(str(self._container(container_id) / "upper"))
+
+    def footprint(self) -> Footprint:
+        return self._storage.footprint()
 
     def collect(self) -> int:
         return self._storage.collect()

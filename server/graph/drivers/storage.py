@@ -20,7 +20,7 @@ from pathlib import Path
 
 from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
 from moorage.server.graph.content import check_digest
-from moorage.server.graph.drivers.base import Confined
+from moorage.server.graph.drivers.base import Confined, Footprint
 
 PATIENCE_SECONDS = 0.2
 """How long a deleted tree waits for others: a process deletes them, and takes its time from whoever deletes or starts a container now."""
@@ -38,7 +38,9 @@ class Storage:
         self.layers = root / "layers"
         self.containers = root / "containers"
         self._staging = root / "staging"
+        self._confined = confined
         self._numbers = count()
+        self._measured: dict[str, int] = {}
         for directory in (root, self.layers, self.containers, self._staging):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
@@ -89,9 +91,39 @@ class Storage:
             found += 1
         return found
 
+    def footprint(self) -> Footprint:
+        """What everything takes. A layer does not change, so that it is measured once."""
+        layers = self._sizes(self.layers, self._measured)
+        self._measured = layers
+        containers = self._sizes(self.containers, {})
+        rest = [path for path in self.root.iterdir() if path not in (self.layers, self.containers)]
+        other = sum(self._size(path) for path in rest)
+        other += sum(own_size(path) for path in (self.root, self.layers, self.containers))
+        return Footprint({f"sha256:{name}": size for name, size in layers.items()}, containers, other)
+
+    def _sizes(self, directory: Path, known: dict[str, int]) -> dict[str, int]:
+        found = {}
+        for name in os.listdir(directory):
+            size = known.get(name) or self._size(directory / name)
+            if size:
+                found[name] = size
+        return found
+
+    def _size(self, path: Path) -> int:
+        """0 for one that has gone."""
+        try:
+            return own_size(path) + (self._confined.measure_tree(str(path)).bytes if path.is_dir() else 0)
+        except FileNotFoundError:
+            return 0
+
     def close(self) -> None:
         """Wait until what was discarded is deleted."""
         self._trash.drain()
+
+
+def own_size(path: Path) -> int:
+    """What a file, or a directory without what is in it, takes. Raises FileNotFoundError."""
+    return path.lstat().st_blocks * 512
 
 
 class Trash:

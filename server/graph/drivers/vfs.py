@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, NotFound
-from moorage.server.graph.drivers.base import Confined, Packed, RootfsMount, Sink, Snapshot
+from moorage.server.graph.drivers.base import Confined, Footprint, Packed, RootfsMount, Sink, Snapshot
 from moorage.server.graph.drivers.storage import Storage
 from moorage.server.model import DiskUsage
 
@@ -108,6 +108,9 @@ class VfsDriver:
 
     def usage(self, container_id: str) -> DiskUsage:
         return self._confined.measure_tree(str(self._tree(container_id)))
+
+    def footprint(self) -> Footprint:
+        return self._storage.footprint()
 
     def collect(self) -> int:
         return self._storage.collect()
