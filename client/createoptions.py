@@ -68,6 +68,7 @@ _OPTIONS = (
     click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="Label."),
     click.option("--stop-signal", default="", metavar="SIGNAL", help="Signal that asks it to stop."),
     click.option("--stop-timeout", type=click.IntRange(0), default=None, help="Seconds from that to SIGKILL."),
+    click.option("--storage-opt", multiple=True, metavar="size=SIZE", help="Most that it may write to its own files."),
     click.option("--log-max-size", type=_SIZE, default="0", help="Size at which a log file is rotated."),
     click.option("--log-max-files", type=click.IntRange(0), default=0, help="Log files kept."),
     click.option(
@@ -133,6 +134,7 @@ def _config(image: str, command: list[str], options: dict[str, Any]) -> runtime_
         auto_remove=options["auto_remove"],
         log=runtime_pb2.LogConfig(max_size_bytes=options["log_max_size"], max_files=options["log_max_files"]),
         read_only=options["read_only"],
+        rootfs_size_bytes=parse.storage_options(options["storage_opt"]),
     )
 
 

@@ -281,6 +281,16 @@ def platform(text: str) -> image_pb2.Platform:
     return image_pb2.Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else "")
 
 
+def storage_options(entries: Iterable[str]) -> int:
+    """The size in bytes that `size=10g` asks for; 0 without one."""
+    found = 0
+    for key, value in _key_values(entries, "storage option"):
+        if key != "size":
+            raise ValueError(f"unknown storage option {key!r}: want size=SIZE, such as size=10g")
+        found = size(value)
+    return found
+
+
 def security_options(entries: Iterable[str], security: runtime_pb2.Security) -> None:
     """Apply `no-new-privileges[=true|false]` and `seccomp=default|unconfined|FILE` to `security`."""
     for entry in entries:

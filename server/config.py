@@ -3,7 +3,7 @@
 root = "/var/lib/moorage"            # images, layers, containers, the database
 state = "/run/moorage"               # sockets
 listen = ["unix:///run/moorage/moorage.sock"]
-graph_driver = "auto"                # overlay, vfs
+graph_driver = "auto"                # overlay, btrfs, vfs
 log_level = "info"
 metrics = "127.0.0.1:9323"           # Prometheus; empty for none
 channelz = false

@@ -159,7 +159,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--listen", action="append", metavar="URL", help="unix:///path, tcp://host:port or fd://[name]; may be repeated"
     )
     parser.add_argument("--config", metavar="FILE.toml", help="configuration; the command line wins over it")
-    parser.add_argument("--graph-driver", choices=("auto", "overlay", "vfs"))
+    parser.add_argument("--graph-driver", choices=("auto", "overlay", "btrfs", "vfs"))
     parser.add_argument("--log-level", choices=configuration.LOG_LEVELS)
     parser.add_argument("--log-format", choices=("logfmt", "json"))
     parser.add_argument("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there")

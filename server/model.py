@@ -219,6 +219,8 @@ class ContainerConfig:
     auto_remove: bool = False
     log: LogConfig = LogConfig()
     read_only: bool = False
+    rootfs_size: int = 0
+    """The most that it may write to its root file system, 0 for no limit."""
     annotations: dict[str, str] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     pid: str = ""

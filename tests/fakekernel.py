@@ -30,7 +30,7 @@ from moorage.server.execdriver.base import (
     ProcessStream,
     Started,
 )
-from moorage.server.graph.drivers.base import RootfsMount
+from moorage.server.graph.drivers.base import UNLIMITED, DriverStatus, RootfsMount, WritableLayer
 from moorage.server.libcontainer.cgroups import CgroupStats
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import DiskUsage, ExitStatus, Image, ImageConfig, Layer, Platform
@@ -276,7 +276,7 @@ def _echo(sock: socket.socket) -> None:
 class FakeGraph:
     """A graph of one image, and of root file systems that are only names."""
 
-    driver = SimpleNamespace(name="fake")
+    driver = SimpleNamespace(name="fake", status=lambda: DriverStatus("ext4", ("fakery",), "", "it has none"))
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {IMAGE_ID: IMAGE}
@@ -299,7 +299,9 @@ class FakeGraph:
     def list(self) -> list[Image]:
         return list(self.images.values())
 
-    def create_rootfs(self, container_id: str, image_id: str) -> None:
+    def create_rootfs(self, container_id: str, image_id: str, layer: WritableLayer = UNLIMITED) -> None:
+        if layer.size:
+            raise FailedPrecondition(f"cannot limit the size of container {container_id}", reason="NO_QUOTA")
         self.roots.add(container_id)
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:

@@ -13,7 +13,15 @@ from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.graph.content import ContentStore
-from moorage.server.graph.drivers.base import Footprint, Packed, RootfsMount, Sink
+from moorage.server.graph.drivers.base import (
+    UNLIMITED,
+    DriverStatus,
+    Footprint,
+    Packed,
+    RootfsMount,
+    Sink,
+    WritableLayer,
+)
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.graph.layers import chain_ids
@@ -58,7 +66,7 @@ class MemoryDriver:
     def layers(self) -> set[str]:
         return set(self.stored)
 
-    def create(self, container_id: str, parent: str) -> None:
+    def create(self, container_id: str, parent: str, layer: WritableLayer = UNLIMITED) -> None:
         self.writable[container_id] = parent
 
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
@@ -88,6 +96,9 @@ class MemoryDriver:
     def footprint(self) -> Footprint:
         layers = {chain_id: len(data) for chain_id, data in self.stored.items()}
         return Footprint(layers, dict.fromkeys(self.writable, 1), 0)
+
+    def status(self) -> DriverStatus:
+        return DriverStatus("memory")
 
     def collect(self) -> int:
         return 1

@@ -19,6 +19,7 @@ def command(settings: Settings, output: str) -> None:
     if output == "json":
         say_json(to_dict(info))
         return
+    storage = info.graph_driver_status
     facts = {
         "Version": info.version,
         "Instance": info.instance,
@@ -27,7 +28,9 @@ def command(settings: Settings, output: str) -> None:
         "Listening on": ", ".join(info.listen),
         "Pid": str(info.pid),
         "Started": info.started_at.ToDatetime().astimezone().isoformat(" ", "seconds"),
-        "Graph driver": info.graph_driver,
+        "Graph driver": f"{info.graph_driver} on {storage.backing_file_system}",
+        "  options": ", ".join(storage.options) or "none",
+        "  size quotas": storage.quota or f"none: {storage.quota_obstacle}",
         "Exec driver": info.exec_driver,
         "Cgroups": f"version {info.cgroup_version}, {info.cgroup_parent}",
         "Kernel": info.kernel_version,

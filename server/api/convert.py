@@ -83,6 +83,7 @@ def container_config(message: runtime_pb2.ContainerConfig) -> ContainerConfig:
         auto_remove=message.auto_remove,
         log=_log(message.log),
         read_only=message.read_only,
+        rootfs_size=message.rootfs_size_bytes,
     )
 
 
@@ -203,6 +204,7 @@ def config_message(value: ContainerConfig) -> runtime_pb2.ContainerConfig:
         auto_remove=value.auto_remove,
         log=runtime_pb2.LogConfig(max_size_bytes=value.log.max_size, max_files=value.log.max_files),
         read_only=value.read_only,
+        rootfs_size_bytes=value.rootfs_size,
     )
 
 

@@ -61,6 +61,12 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
             listen=info.listen,
             pid=info.pid,
             started_at=convert.timestamp(info.started_ns),
+            graph_driver_status=pb.GraphDriverStatus(
+                backing_file_system=info.driver_status.backing,
+                options=info.driver_status.options,
+                quota=info.driver_status.quota,
+                quota_obstacle=info.driver_status.no_quota,
+            ),
         )
 
     async def StreamEvents(self, request: pb.StreamEventsRequest, context: Ctx) -> AsyncIterator[pb.Event]:

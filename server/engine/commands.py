@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from moorage.server.engine.job import Command, Job, StreamCommand
+from moorage.server.graph.drivers.base import DriverStatus as DriverStatus
 from moorage.server.model import (
     Container,
     ContainerConfig,
@@ -451,6 +452,7 @@ class Info:
     listen: tuple[str, ...]
     pid: int
     started_ns: int
+    driver_status: DriverStatus
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from moorage.server.execdriver import spec as oci
 from moorage.server.execdriver.base import ContainerSpec, ExecDriver, PodSpec
 from moorage.server.execdriver.check import check_process
 from moorage.server.execdriver.mounts import mount_tables
+from moorage.server.graph.drivers.base import WritableLayer
 from moorage.server.graph.graph import Graph
 from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, PodConfig, PodRecord
 from moorage.server.networkdriver import names as files
@@ -106,7 +107,9 @@ class Lifecycle:
         with ExitStack() as undo:
             job.stage("rootfs")
             undo.callback(self._graph.remove_rootfs, container.id)
-            self._graph.create_rootfs(container.id, image.id)
+            # Neither a container of a pod nor one that goes at its end is ever started again.
+            layer = WritableLayer(config.rootfs_size, disposable=config.auto_remove or pod is not None)
+            self._graph.create_rootfs(container.id, image.id, layer)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             directory.mkdir(mode=0o700)
             job.stage("commit")

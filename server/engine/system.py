@@ -84,6 +84,7 @@ class System:
             listen=setup.listen,
             pid=os.getpid(),
             started_ns=self._started_ns,
+            driver_status=self._graph.driver.status(),
         )
 
     def jobs(self, job: Job, command: commands.ListJobs) -> list[Job]:

@@ -71,6 +71,8 @@ def check(config: ContainerConfig, *, shared: bool = False) -> None:
         parse_signal(config.stop_signal)
     if config.stop_timeout is not None and config.stop_timeout < 0:
         _refuse("stop_timeout_seconds", f"{config.stop_timeout} is negative")
+    if config.rootfs_size < 0:
+        _refuse("rootfs_size_bytes", f"{config.rootfs_size} is negative")
     if config.pid not in ("", "host") and not shared:
         _refuse("pid", f"{config.pid!r} needs a pod to share")
     _mounts(config.mounts)

@@ -26,7 +26,7 @@ from moorage.server.errors import DataLoss, InvalidArgument, NotFound
 from moorage.server.graph import documents, imageconfig, layers, syncing
 from moorage.server.graph.compression import Compression
 from moorage.server.graph.content import ContentStore, check_digest
-from moorage.server.graph.drivers.base import GraphDriver, RootfsMount
+from moorage.server.graph.drivers.base import UNLIMITED, GraphDriver, RootfsMount, WritableLayer
 from moorage.server.graph.garbage import Collected, Garbage, Removed
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
@@ -284,10 +284,10 @@ class Graph:
         """
         return self._garbage.collect(containers)
 
-    def create_rootfs(self, container_id: str, image_id: str) -> None:
-        """Make a container's writable layer on top of an image."""
+    def create_rootfs(self, container_id: str, image_id: str, layer: WritableLayer = UNLIMITED) -> None:
+        """Make a container's writable layer on top of an image. Raises FailedPrecondition for a size that cannot be held."""
         image = self._by_id(image_id)
-        self.driver.create(container_id, image.layers[-1].chain_id if image.layers else "")
+        self.driver.create(container_id, image.layers[-1].chain_id if image.layers else "", layer)
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         """The mounts that make a container's root file system."""

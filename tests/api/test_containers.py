@@ -14,6 +14,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from moorage.server.graph.drivers.base import UNLIMITED, WritableLayer
 from moorage.v1 import runtime_pb2 as pb
 from moorage.v1.runtime_pb2_grpc import RuntimeServiceStub
 from tests.api.conftest import House
@@ -315,10 +316,10 @@ def test_identical_creates_join(runtime: RuntimeServiceStub, house: House) -> No
     gate, entered = threading.Event(), threading.Event()
     original = house.graph.create_rootfs
 
-    def slow(container_id: str, image_id: str) -> None:
+    def slow(container_id: str, image_id: str, layer: WritableLayer = UNLIMITED) -> None:
         entered.set()
         assert gate.wait(10)
-        original(container_id, image_id)
+        original(container_id, image_id, layer)
 
     house.graph.create_rootfs = slow  # type: ignore[method-assign]
     try:
@@ -332,6 +333,15 @@ def test_identical_creates_join(runtime: RuntimeServiceStub, house: House) -> No
             assert first.result(10) == second.result(10)
     finally:
         house.graph.create_rootfs = original  # type: ignore[method-assign]
+
+
+def test_a_size_that_cannot_be_held_is_refused(runtime: RuntimeServiceStub, house: House) -> None:
+    name, roots = new_name(), set(house.graph.roots)
+    for size, code in ((1 << 20, grpc.StatusCode.FAILED_PRECONDITION), (-1, grpc.StatusCode.INVALID_ARGUMENT)):
+        with pytest.raises(grpc.RpcError) as refused:
+            create(runtime, "true", name=name, rootfs_size_bytes=size)
+        assert refused.value.code() == code
+    assert house.graph.roots == roots
 
 
 def test_an_ambiguous_prefix_is_not_not_found(runtime: RuntimeServiceStub) -> None:

@@ -40,6 +40,9 @@ def test_version_and_info(system: SystemServiceStub, house: House) -> None:
     assert version.api_version == "moorage.v1" and version.version
     info = system.GetInfo(system_pb2.GetInfoRequest())
     assert (info.root_dir, info.graph_driver, info.exec_driver) == (str(house.root), "fake", "fake")
+    storage = info.graph_driver_status
+    assert (storage.backing_file_system, list(storage.options)) == ("ext4", ["fakery"])
+    assert (storage.quota, storage.quota_obstacle) == ("", "it has none")
     assert info.images == 1 and info.cpus > 0 and info.memory_bytes > 0
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import struct
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ import pytest
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition
-from moorage.server.execdriver.spawner_client import SpawnerClient
-from moorage.server.graph import drivers
-from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.drivers.base import GraphDriver, Packed
 from moorage.server.graph.layers import chain_id_on
 from tests.archives import Archive, diff_id, in_rootfs
@@ -39,23 +35,6 @@ os.mkdir('n' * 200); os.mkdir('n' * 200 + '/' + 'm' * 200); open('n' * 200 + '/'
 open('größe', 'wb').truncate(3 << 20); os.utime('größe', (1, -5)); os.chmod('.', 0o750)
 import socket; socket.socket(socket.AF_UNIX).bind('made/socket')
 """
-
-
-@pytest.fixture(scope="module")
-def confined() -> Iterator[ConfinedRunner]:
-    spawner = SpawnerClient()
-    spawner.start()
-    try:
-        yield ConfinedRunner(spawner.run_task)
-    finally:
-        spawner.close()
-
-
-@pytest.fixture(params=drivers.NAMES)
-def driver(request: pytest.FixtureRequest, tmp_path: Path, confined: ConfinedRunner) -> Iterator[GraphDriver]:
-    driver = drivers.choose(request.param, tmp_path / "root", confined)
-    yield driver
-    driver.close()
 
 
 def base() -> Archive:
@@ -107,7 +86,9 @@ def shown(driver: GraphDriver, chain_id: str, tmp_path: Path) -> dict[str, dict[
 
 
 @pytest.mark.parametrize("move", [False, True], ids=["copied", "moved"])
-def test_changes_are_the_same_as_layer_and_as_archive(driver: GraphDriver, tmp_path: Path, move: bool) -> None:
+def test_changes_are_the_same_as_layer_and_as_archive(
+    driver: GraphDriver, root: Path, tmp_path: Path, move: bool
+) -> None:
     parent = apply(driver, base().bytes)
     changed(driver, tmp_path, CHANGES, parent)
     before = in_rootfs(driver.rootfs("c1"), tmp_path / "mnt")
@@ -122,7 +103,7 @@ def test_changes_are_the_same_as_layer_and_as_archive(driver: GraphDriver, tmp_p
         if path in ("etc/group", "made/one", "größe", "."):
             assert entry["mtime_ns"] == before[path]["mtime_ns"] // 10**9 * 10**9
     assert packed.entries == len(names_in(data))
-    assert os.listdir(tmp_path / "root" / driver.name / "staging") == []
+    assert os.listdir(root / driver.name / "staging") == []
     if not move:
         assert in_rootfs(driver.rootfs("c1"), tmp_path / "mnt") == before
 
@@ -168,15 +149,15 @@ def test_the_same_changes_give_the_same_bytes(driver: GraphDriver, tmp_path: Pat
     assert found[0] == found[1]
 
 
-def test_a_name_that_would_mean_a_deletion_is_refused(driver: GraphDriver, tmp_path: Path) -> None:
+def test_a_name_that_would_mean_a_deletion_is_refused(driver: GraphDriver, root: Path, tmp_path: Path) -> None:
     parent = apply(driver, base().bytes)
     changed(driver, tmp_path, "open('etc/.wh.passwd', 'w').close()", parent)
     with pytest.raises(FailedPrecondition, match=r'cannot pack "etc/\.wh\.passwd": .* mean deletions'):
         commit(driver)
-    assert os.listdir(tmp_path / "root" / driver.name / "staging") == []
+    assert os.listdir(root / driver.name / "staging") == []
 
 
-def test_a_sink_that_fails_leaves_nothing(driver: GraphDriver, tmp_path: Path) -> None:
+def test_a_sink_that_fails_leaves_nothing(driver: GraphDriver, root: Path, tmp_path: Path) -> None:
     class Full:
         def write(self, data: bytes) -> None:
             raise OSError(28, "no space")
@@ -185,11 +166,11 @@ def test_a_sink_that_fails_leaves_nothing(driver: GraphDriver, tmp_path: Path) -
     changed(driver, tmp_path, "open('big', 'wb').write(bytes(5 << 20))", parent)
     with pytest.raises(OSError, match="no space"), driver.snapshot("c1", CancelToken()) as snapshot:
         snapshot.pack(Full(), CancelToken())
-    assert os.listdir(tmp_path / "root" / driver.name / "staging") == []
+    assert os.listdir(root / driver.name / "staging") == []
     assert driver.layers() == {parent}
 
 
-def test_a_layer_is_packed_again(driver: GraphDriver, tmp_path: Path) -> None:
+def test_a_layer_is_packed_again(driver: GraphDriver, root: Path, tmp_path: Path) -> None:
     """One that was packed here gives its own bytes; one from elsewhere gives the same files."""
     parent = apply(driver, base().bytes)
     changed(driver, tmp_path, CHANGES, parent)
@@ -208,4 +189,4 @@ def test_a_layer_is_packed_again(driver: GraphDriver, tmp_path: Path) -> None:
     for entry in (*again.values(), *before.values()):
         entry["mtime_ns"] //= 10**9  # a packed layer has whole seconds
     assert again == before
-    assert os.listdir(tmp_path / "root" / driver.name / "staging") == []
+    assert os.listdir(root / driver.name / "staging") == []

@@ -18,7 +18,7 @@ SHARED = ("model", "errors", "cancel", "graph.drivers.base", "networkdriver.base
 ALLOWED = {
     "api": ("engine", "config", "streaming"),
     "engine": (*ROOMS, "libcontainer"),
-    "graph": (),
+    "graph": ("libcontainer",),
     "registry": (),
     "builder": ("graph", "registry"),
     "networkdriver": ("graph.graphdb",),

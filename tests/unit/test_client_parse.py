@@ -254,3 +254,11 @@ def test_detach_keys() -> None:
     for wrong in ("ctrl-", "ctrl-1", "ab", "é", "a,,b"):
         with pytest.raises(ValueError):
             parse.detach_keys(wrong)
+
+
+def test_storage_options() -> None:
+    assert parse.storage_options([]) == 0
+    assert parse.storage_options(["size=10g"]) == 10 << 30
+    for wrong in ("inodes=5", "size", "size=much", "=1"):
+        with pytest.raises(ValueError, match=r"storage option|malformed size"):
+            parse.storage_options([wrong])

@@ -50,7 +50,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("version", "root_dir", "state_dir", "instance", "graph_driver", "exec_driver", "cgroup_version", "cgroup_parent", "kernel_version", "cpus", "memory_bytes", "images", "containers", "containers_running", "warnings", "listen", "pid", "started_at")
+    __slots__ = ("version", "root_dir", "state_dir", "instance", "graph_driver", "exec_driver", "cgroup_version", "cgroup_parent", "kernel_version", "cpus", "memory_bytes", "images", "containers", "containers_running", "warnings", "listen", "pid", "started_at", "graph_driver_status")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROOT_DIR_FIELD_NUMBER: _ClassVar[int]
     STATE_DIR_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class GetInfoResponse(_message.Message):
     LISTEN_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_DRIVER_STATUS_FIELD_NUMBER: _ClassVar[int]
     version: str
     root_dir: str
     state_dir: str
@@ -87,7 +88,20 @@ class GetInfoResponse(_message.Message):
     listen: _containers.RepeatedScalarFieldContainer[str]
     pid: int
     started_at: _timestamp_pb2.Timestamp
-    def __init__(self, version: _Optional[str] = ..., root_dir: _Optional[str] = ..., state_dir: _Optional[str] = ..., instance: _Optional[str] = ..., graph_driver: _Optional[str] = ..., exec_driver: _Optional[str] = ..., cgroup_version: _Optional[int] = ..., cgroup_parent: _Optional[str] = ..., kernel_version: _Optional[str] = ..., cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., images: _Optional[int] = ..., containers: _Optional[int] = ..., containers_running: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., listen: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    graph_driver_status: GraphDriverStatus
+    def __init__(self, version: _Optional[str] = ..., root_dir: _Optional[str] = ..., state_dir: _Optional[str] = ..., instance: _Optional[str] = ..., graph_driver: _Optional[str] = ..., exec_driver: _Optional[str] = ..., cgroup_version: _Optional[int] = ..., cgroup_parent: _Optional[str] = ..., kernel_version: _Optional[str] = ..., cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., images: _Optional[int] = ..., containers: _Optional[int] = ..., containers_running: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., listen: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., graph_driver_status: _Optional[_Union[GraphDriverStatus, _Mapping]] = ...) -> None: ...
+
+class GraphDriverStatus(_message.Message):
+    __slots__ = ("backing_file_system", "options", "quota", "quota_obstacle")
+    BACKING_FILE_SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_OBSTACLE_FIELD_NUMBER: _ClassVar[int]
+    backing_file_system: str
+    options: _containers.RepeatedScalarFieldContainer[str]
+    quota: str
+    quota_obstacle: str
+    def __init__(self, backing_file_system: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., quota: _Optional[str] = ..., quota_obstacle: _Optional[str] = ...) -> None: ...
 
 class StreamEventsRequest(_message.Message):
     __slots__ = ("after_sequence", "since", "until", "kinds", "actions", "object")

@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from moorage.server.errors import FailedPrecondition, InvalidArgument
+from moorage.server.graph.drivers import backing
 from moorage.server.graph.drivers.base import Confined, GraphDriver
-from moorage.server.graph.drivers.overlay import OPAQUE_XATTR, OverlayDriver
+from moorage.server.graph.drivers.btrfs import BtrfsDriver
+from moorage.server.graph.drivers.overlay import OverlayDriver
 from moorage.server.graph.drivers.vfs import VfsDriver
 
-NAMES = ("overlay", "vfs")
+DRIVERS: dict[str, Callable[[Path, Confined], GraphDriver]] = {
+    "overlay": OverlayDriver,
+    "btrfs": BtrfsDriver,
+    "vfs": VfsDriver,
+}
+"""In order of preference: overlay starts containers without a transaction of the file system, and they share the page cache."""
+
+NAMES = tuple(DRIVERS)
+
+OBSTACLES: dict[str, Callable[[Path], str]] = {
+    "overlay": backing.overlay_obstacle,
+    "btrfs": backing.btrfs_obstacle,
+    "vfs": lambda root: "",
+}
 
 log = logging.getLogger(__name__)
 
 
 def choose(name: str, root: Path, confined: Confined) -> GraphDriver:
-    """The driver called `name`, or for "auto" the one that `root` was used with, else overlay where it works, else vfs.
+    """The driver called `name`, or for "auto" the one that `root` was used with, else the first that works there.
 
-    Raises InvalidArgument for an unknown name, FailedPrecondition when overlay is asked for and does not work.
+    Raises InvalidArgument for an unknown name, FailedPrecondition when the one asked for does not work, or `root` has layers of another.
     """
-    if name == "auto":
-        name = _used(root) or ("vfs" if _obstacle(root) else "overlay")
-    if name == "vfs":
-        return VfsDriver(root, confined)
-    if name != "overlay":
+    if name != "auto" and name not in DRIVERS:
         raise InvalidArgument(f"graph driver {name!r} is unknown: there are {', '.join(NAMES)}")
-    obstacle = _obstacle(root)
+    used = _used(root)
+    if name == "auto":
+        name = used or _first(root)
+    elif used and used != name:
+        raise FailedPrecondition(
+            f"graph driver {name} cannot be used in {root}: it has layers of {used}",
+            hint=f"remove all images and containers with graph driver {used} first, or give the daemon another root",
+            path=root,
+        )
+    obstacle = OBSTACLES[name](root)
     if obstacle:
-        raise FailedPrecondition(f"graph driver overlay does not work in {root}: {obstacle}", hint="use vfs")
-    return OverlayDriver(root, confined)
+        hint = f"use {next(each for each in NAMES if not OBSTACLES[each](root))}, or another root"
+        raise FailedPrecondition(f"graph driver {name} does not work in {root}: {obstacle}", hint=hint, path=root)
+    return DRIVERS[name](root, confined)
+
+
+def _first(root: Path) -> str:
+    """The first driver that works in `root`."""
+    for name, obstacle in ((name, OBSTACLES[name](root)) for name in NAMES):
+        if not obstacle:
+            return name
+        log.info("no graph driver %s in %s: %s", name, root, obstacle)
+    raise FailedPrecondition(f"no graph driver works in {root}", path=root)
 
 
 def _used(root: Path) -> str:
@@ -42,33 +71,3 @@ def _used(root: Path) -> str:
         if layers.is_dir() and os.listdir(layers):
             return name
     return ""
-
-
-def _obstacle(root: Path) -> str:
-    """Why overlay would not work, empty when it should.
-
-    The kernel must know the file system, and the one under `root` must take trusted attributes and whiteouts, which is what overlay asks
-    of an upper directory. Nothing is mounted: the daemon does not touch its mount table.
-    """
-    if "overlay" not in Path("/proc/filesystems").read_text().split() and not _loadable("overlay"):
-        return "the kernel has no overlay file system"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    probe = root / f".probe-{secrets.token_hex(4)}"
-    probe.mkdir(mode=0o700)
-    try:
-        os.setxattr(probe, OPAQUE_XATTR, b"y")
-        os.mknod(probe / "whiteout", 0o020000, os.makedev(0, 0))
-        (probe / "whiteout").unlink()
-    except OSError as error:
-        log.info("no overlay in %s: %s", root, error)
-        known = {errno.ENOTSUP: "its file system has no trusted extended attributes"}
-        return known.get(error.errno or 0, os.strerror(error.errno or 0).lower())
-    finally:
-        probe.rmdir()
-    return ""
-
-
-def _loadable(module: str) -> bool:
-    """Whether the kernel can load the module when the file system is first mounted."""
-    index = Path("/lib/modules") / os.uname().release / "modules.dep"
-    return index.exists() and f"/{module}.ko" in index.read_text()

@@ -6,11 +6,11 @@ container's init performs them in its own mount namespace: the host's mount tabl
 
     driver.apply(base, "", tar)            # committed layer, read-only from now on
     driver.apply(top, base, tar2)
-    driver.create("c1", top)               # writable layer
+    driver.create("c1", top)               # writable layer, of any size
     driver.rootfs("c1")                    # -> (RootfsMount("overlay", "overlay", ("lowerdir=…", …)),)
     driver.remove("c1"); driver.remove_layer(top); driver.remove_layer(base)
 
-Every driver passes `tests/contract/test_graphdriver.py`.
+Every driver passes `tests/contract/test_graphdriver.py`; `docs/graphdrivers.md` tells what one has to keep to.
 """
 
 from __future__ import annotations
@@ -64,6 +64,31 @@ class Sink(Protocol):
     def write(self, data: bytes) -> object:
         """Take the next bytes."""
         ...
+
+
+@dataclass(frozen=True)
+class WritableLayer:
+    """What a container's writable layer is to be.
+
+    `size` is the most that the container may write, in bytes, 0 for no limit. `disposable`: it need not outlive a crash of the host.
+    """
+
+    size: int = 0
+    disposable: bool = False
+
+
+UNLIMITED = WritableLayer()
+
+
+@dataclass(frozen=True)
+class DriverStatus:
+    """How a driver works where it works: the file system below it, what it uses of the kernel, and the means by which it limits the size
+    of containers, or (`quota` empty) why it cannot."""
+
+    backing: str
+    options: tuple[str, ...] = ()
+    quota: str = ""
+    no_quota: str = ""
 
 
 class Confined(Protocol):
@@ -155,8 +180,11 @@ class GraphDriver(Protocol):
         """Chain IDs of the committed layers on disk."""
         ...
 
-    def create(self, container_id: str, parent: str) -> None:
-        """Make a container's writable layer on top of the chain `parent`, whose layers are all committed."""
+    def create(self, container_id: str, parent: str, layer: WritableLayer = UNLIMITED) -> None:
+        """Make a container's writable layer on top of the chain `parent`, whose layers are all committed.
+
+        Raises FailedPrecondition, reason NO_QUOTA, for a size that cannot be held.
+        """
         ...
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
@@ -194,6 +222,10 @@ class GraphDriver(Protocol):
 
     def footprint(self) -> Footprint:
         """What everything takes, as du(1) counts it."""
+        ...
+
+    def status(self) -> DriverStatus:
+        """How the driver works here."""
         ...
 
     def collect(self) -> int:

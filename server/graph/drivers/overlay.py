@@ -19,14 +19,26 @@ import msgspec
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
-from moorage.server.graph.drivers.base import Confined, Footprint, Packed, RootfsMount, Sink, Snapshot
-from moorage.server.graph.drivers.storage import Storage
+from moorage.server.graph.drivers import backing
+from moorage.server.graph.drivers.backing import OPAQUE_XATTR
+from moorage.server.graph.drivers.base import (
+    UNLIMITED,
+    Confined,
+    DriverStatus,
+    Footprint,
+    Packed,
+    RootfsMount,
+    Sink,
+    Snapshot,
+    WritableLayer,
+)
+from moorage.server.graph.drivers.storage import Storage, no_quota
 from moorage.server.model import DiskUsage
-
-OPAQUE_XATTR = "trusted.overlay.opaque"
 
 FEATURES = ("index=off", "metacopy=off", "redirect_dir=off")
 """Set whatever the kernel's defaults: the upper directory must stay a plain record of what changed."""
+
+NO_QUOTA = "graph driver overlay has no quotas on this file system"
 
 
 class LayerRecord(msgspec.Struct, frozen=True):
@@ -77,10 +89,12 @@ class OverlayDriver:
     def layers(self) -> set[str]:
         return {f"sha256:{name}" for name in os.listdir(self._storage.layers)}
 
-    def create(self, container_id: str, parent: str) -> None:
+    def create(self, container_id: str, parent: str, layer: WritableLayer = UNLIMITED) -> None:
         final = self._storage.container(container_id)
         if final.exists():
             raise AlreadyExists(f"container {container_id} has a writable layer already", path=final)
+        if layer.size:
+            raise no_quota(container_id, NO_QUOTA, "use a root on btrfs, with graph driver btrfs", path=final)
         chain = self._chain(parent)
         self._settle(chain)
         with self._storage.staged(final) as path:
@@ -151,6 +165,9 @@ class OverlayDriver:
 
     def footprint(self) -> Footprint:
         return self._storage.footprint()
+
+    def status(self) -> DriverStatus:
+        return DriverStatus(backing.kind(self._storage.root), FEATURES, "", NO_QUOTA)
 
     def collect(self) -> int:
         return self._storage.collect()

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 class Storage:
     """One driver's directory. Thread-safe for different IDs."""
 
-    def __init__(self, root: Path, confined: Confined) -> None:
+    def __init__(self, root: Path, confined: Confined, before_deletion: Callable[[Path], None] | None = None) -> None:
+        """`before_deletion` is called with each discarded tree when it is about to be deleted, in the thread that does that."""
         self.root = root
         self.layers = root / "layers"
         self.containers = root / "containers"
@@ -44,7 +45,7 @@ class Storage:
         for directory in (root, self.layers, self.containers, self._staging):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-        self._trash = Trash(root / "trash", confined)
+        self._trash = Trash(root / "trash", confined, before_deletion)
 
     def layer(self, chain_id: str) -> Path:
         """Where a layer is. Raises InvalidArgument for a malformed chain ID."""
@@ -129,9 +130,12 @@ def own_size(path: Path) -> int:
 class Trash:
     """Deletes trees in one background thread, several in one go when they come fast. What a crash leaves, `collect` finds."""
 
-    def __init__(self, directory: Path, confined: Confined) -> None:
+    def __init__(
+        self, directory: Path, confined: Confined, before_deletion: Callable[[Path], None] | None = None
+    ) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
+        self._before_deletion = before_deletion
         self._confined = confined
         self._lock = threading.Lock()
         self._numbers = count()
@@ -162,6 +166,9 @@ class Trash:
 
     def _delete(self, path: Path) -> None:
         try:
+            if self._before_deletion:
+                for tree in path.iterdir():
+                    self._before_deletion(tree)
             self._confined.remove_tree(str(path))
         except (MoorageError, OSError) as error:
             log.warning("cannot delete %s: %s", path, error)
@@ -192,3 +199,9 @@ class Trash:
             yield
         finally:
             self._hurry.clear()
+
+
+def no_quota(container_id: str, obstacle: str, hint: str, *, path: Path) -> FailedPrecondition:
+    """The error for a container that cannot be limited in size."""
+    message = f"cannot limit the size of container {container_id}: {obstacle}"
+    return FailedPrecondition(message, reason="NO_QUOTA", hint=hint, path=path)

@@ -1,0 +1,103 @@
+"""The file system below a driver: what it is, and whether drivers can work on it. What is tried is tried for real, in a directory that goes
+again, and without a mount that anybody could see."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moorage.server.graph.drivers import subvolumes
+from moorage.server.libcontainer import syscalls
+
+NAMES = {
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    subvolumes.SUPER_MAGIC: "btrfs",
+    0x01021994: "tmpfs",
+    0x794C7630: "overlay",
+    0x6969: "nfs",
+    0x65735546: "fuse",
+    0x2FC12FC1: "zfs",
+    0xF2F52010: "f2fs",
+    0xCA451A4E: "bcachefs",
+    0x2011BAB0: "exfat",
+    0x4D44: "vfat",
+}
+"""By the magic number of statfs(2). ext2 and ext3 have the number of ext4."""
+
+OPAQUE_XATTR = "trusted.overlay.opaque"
+
+
+def kind(directory: Path) -> str:
+    """The file system of `directory`, or of the nearest directory above that exists; its number where it has no name here."""
+    here = next(each for each in (directory, *directory.parents) if each.is_dir())
+    fd = os.open(here, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        magic = syscalls.file_system_type(fd)
+    finally:
+        os.close(fd)
+    return NAMES.get(magic & 0xFFFFFFFF, f"{magic & 0xFFFFFFFF:#x}")
+
+
+def overlay_obstacle(root: Path) -> str:
+    """Why the overlay driver would not work in `root`, empty when it would: such an overlay is made, but nowhere attached."""
+    if "overlay" not in Path("/proc/filesystems").read_text().split() and not _loadable("overlay"):
+        return "the kernel has no overlay file system"
+    with scratch(root) as directory:
+        try:
+            return _try_overlay(directory)
+        finally:
+            for each in directory.iterdir():
+                shutil.rmtree(each)
+
+
+def _try_overlay(directory: Path) -> str:
+    lower, upper, work = (directory / name for name in ("lower", "upper", "work"))
+    for each in (lower, upper, work):
+        each.mkdir()
+    try:
+        os.setxattr(upper, OPAQUE_XATTR, b"y")
+        os.mknod(upper / "whiteout", stat.S_IFCHR, os.makedev(0, 0))
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return "its file system has no trusted extended attributes"
+        return f"its file system takes no whiteouts: {os.strerror(error.errno or 0).lower()}"
+    parameters = [("lowerdir", str(lower)), ("upperdir", str(upper)), ("workdir", str(work))]
+    try:
+        os.close(syscalls.new_mount("overlay", "overlay", list(parameters), 0))
+    except OSError as error:
+        return f"an overlay on {kind(directory)} cannot be mounted: {os.strerror(error.errno or 0).lower()}"
+    return ""
+
+
+def _loadable(module: str) -> bool:
+    """Whether the kernel can load the module when the file system is first mounted."""
+    index = Path("/lib/modules") / os.uname().release / "modules.dep"
+    return index.exists() and f"/{module}.ko" in index.read_text()
+
+
+def btrfs_obstacle(root: Path) -> str:
+    """Why the btrfs driver would not work in `root`, empty when it would."""
+    found = kind(root)
+    if found != "btrfs":
+        return f"its file system is {found}"
+    with scratch(root) as directory:
+        return subvolumes.obstacle(directory)
+
+
+@contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """A new directory below `root`, which is made if need be; it must be empty again in the end."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = root / f".probe-{secrets.token_hex(4)}"
+    directory.mkdir(mode=0o700)
+    try:
+        yield directory
+    finally:
+        directory.rmdir()
