@@ -6,14 +6,17 @@ import functools
 import os
 import shutil
 import signal
+import socket
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
 import pytest
 
-from moorage.server.libcontainer import process, syscalls
+from moorage.server.libcontainer import cgroups, channel, process, runner, syscalls
+from moorage.server.supervisor.children import forked
 
 P = ParamSpec("P")
 
@@ -160,6 +163,9 @@ class Running(NamedTuple):
 
     process: process.Process
     reader: int
+    runner: socket.socket | None = None
+    """Which knows how it ends, when it is not our child."""
+    clean_up: Callable[[], None] = lambda: None
 
     def finish(self) -> Result:
         """Read to the end and wait."""
@@ -170,8 +176,15 @@ class Running(NamedTuple):
         return Result(self.wait(), output.decode())
 
     def wait(self) -> int:
-        _, status = os.waitpid(self.process.pid, 0)
+        if self.runner is not None:
+            with self.runner:
+                status = runner.ended(runner.Running(self.process.pid, self.process.pidfd, self.runner))
+            assert status is not None
+            os.waitpid(-1, 0)
+        else:
+            _, status = os.waitpid(self.process.pid, 0)
         os.close(self.process.pidfd)
+        self.clean_up()
         return os.waitstatus_to_exitcode(status)
 
     def line(self) -> str:
@@ -197,6 +210,36 @@ def begin_exec(target: Running, command: Mapping[str, Any], **options: Any) -> R
     """Execute one more command in it."""
     more = {"cgroup": None, "seccomp": None, **options}
     return _piped(lambda stdio: process.execute(target.process.pid, {}, command, stdio=stdio, **more))
+
+
+def runner_exec(target: Running, command: Mapping[str, Any]) -> Running:
+    """As `begin_exec`, by a runner (libcontainer/runner.py)."""
+    ours, theirs = channel.pair()
+    path = f"/moorage-test-{target.process.pid}"
+    cgroup = cgroups.detect().cgroup(path)
+    with suppress(FileExistsError):
+        cgroup.create({})
+    packet = runner.order(command, cgroup=path, seccomp=None, config={})
+    assert packet is not None
+    with theirs:
+        pid = forked(lambda kept: runner.wait(socket.socket(fileno=kept[0]), cgroups.detect()), (theirs.fileno(),))
+
+    def start(stdio: process.Stdio) -> process.Process:
+        started = runner.start(ours, packet, target.process.pid, stdio, None)
+        assert started is not None
+        return process.Process(started.pid, started.pidfd, None)
+
+    try:
+        return _piped(start)._replace(runner=ours, clean_up=cgroup.remove)
+    except BaseException:
+        ours.close()
+        os.waitpid(pid, 0)
+        cgroup.remove()
+        raise
+
+
+EXECS = {"fork": begin_exec, "runner": runner_exec}
+"""The two ways to execute one more command."""
 
 
 def _piped(start: Callable[[process.Stdio], process.Process]) -> Running:

@@ -213,7 +213,8 @@ class NativeDriver:
         channel = native_channel.AsyncChannel(native_channel.connect(self._directory(pod_id)))
         message = {"op": "exec", "container": container_id, "process": spec.process, "detach": spec.detach}
         try:
-            return await native_stream.execute(channel, message, spec, functools.partial(unknown_exit, pod_id))
+            lost = functools.partial(unknown_exit, pod_id)
+            return await native_stream.execute(channel, message, spec, lost, self._spawner.take_runner)
         except BaseException:
             channel.close()
             raise

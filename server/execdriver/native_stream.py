@@ -230,7 +230,11 @@ def _has_input(sock: socket.socket) -> bool:
 
 
 async def execute(
-    channel: AsyncChannel, message: Mapping[str, Any], spec: ExecSpec, lost: Callable[[], ExitStatus]
+    channel: AsyncChannel,
+    message: Mapping[str, Any],
+    spec: ExecSpec,
+    lost: Callable[[], ExitStatus],
+    take_runner: Callable[[], socket.socket],
 ) -> ExecStream:
     """Have a supervisor start what `message` (an `exec`) says, on new pipes or a terminal. The channel is the stream's then.
 
@@ -242,6 +246,7 @@ async def execute(
         fds: list[int] = []
         if not (spec.detach or spec.process.get("terminal")):
             stdin, outputs, fds = _pipes(spec.stdin, theirs, ours)
+            fds.append(theirs.enter_context(take_runner()).fileno())
         await channel.send(message, fds)
         theirs.close()
         frame = await channel.receive()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import moorage.server.supervisor
 from moorage.server import errors
 from moorage.server.cancel import CancelToken
+from moorage.server.libcontainer.channel import pair
 from moorage.server.supervisor.protocol import BEGUN, Channel, pack_message, send_all
 
 PACKAGE = Path(moorage.server.supervisor.__file__ or "").parent
@@ -47,6 +49,7 @@ class SpawnerClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._profiles: list[str] = []
+        self._runners: deque[socket.socket] = deque()
 
     @property
     def pid(self) -> int:
@@ -105,6 +108,30 @@ class SpawnerClient:
             if frame is not None:
                 raise_error(frame.message["error"])
         raise errors.Unavailable(f"supervisor of pod {spec['id']} died before it answered", reason="SUPERVISOR_DIED")
+
+    def take_runner(self) -> socket.socket:
+        """The socket to a runner, see libcontainer/runner.py; the caller's. It was asked for ahead, and another is now."""
+        with self._lock:
+            ready = self._runners.popleft() if self._runners else None
+        if ready is None:
+            ready = self._ask_for_runner()
+        with self._lock:
+            missing = self._spares - len(self._runners)
+        if missing > 0:
+            another = self._ask_for_runner()
+            with self._lock:
+                self._runners.append(another)
+        return ready
+
+    def _ask_for_runner(self) -> socket.socket:
+        ours, theirs = pair()
+        try:
+            with theirs:
+                self._deliver(pack_message({"op": "runner"}, (theirs.fileno(),)), (theirs.fileno(),))
+        except BaseException:
+            ours.close()
+            raise
+        return ours
 
     def _attempt(self, message: Mapping[str, Any], fds: Sequence[int], cancel: CancelToken | None) -> dict[str, Any]:
         """Have a task run; {} when the spawner died before the task began."""
@@ -168,6 +195,8 @@ class SpawnerClient:
         return ours
 
     def _discard(self) -> None:
+        while self._runners:
+            self._runners.popleft().close()
         if self._sock is not None:
             self._sock.close()
             self._sock = None

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from moorage.server.libcontainer import memory, namespaces, process, syscalls
+from moorage.server.libcontainer import memory, namespaces, process, sharedmemory, syscalls
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import Reporter, StageListener
 from moorage.server.libcontainer.errors import stating
@@ -34,6 +34,7 @@ MAX_ORDER = 64 << 10
 _NUL = b"\0"
 _FIRST_FD = 3
 _MAX_FD = 1 << 30
+_FDS = 4
 
 
 def fork_ahead(cgroups: CgroupManager) -> Child:
@@ -49,23 +50,32 @@ def order(
     seccomp: bytes | None,
     init: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    shares_memory: bool = False,
 ) -> bytes | None:
     """The order to start a container; None if it is too long.
 
     As for `process.start`, but that `config` is JSON and has a new pid namespace and no mappings of IDs, and `cgroup` is the path of a
-    cgroup that the child makes. `defaults` are members that `process` is given where it has none.
+    cgroup that the child makes. `defaults` are members that `process` is given where it has none. With `shares_memory`, `start` gets it.
     """
-    content = {"config": config, "rootfs": rootfs, "cgroup": cgroup, "init": init, "defaults": defaults or {}}
+    content = {
+        "config": config,
+        "rootfs": rootfs,
+        "cgroup": cgroup,
+        "init": init,
+        "defaults": defaults or {},
+        "shares_memory": shares_memory,
+    }
     packet = json.dumps(content).encode() + _NUL + (seccomp or b"")
     return packet if len(packet) <= MAX_ORDER else None
 
 
-def start(child: Child, packet: bytes, stdio: Stdio | None, stage: StageListener | None) -> Process:
+def start(child: Child, packet: bytes, stdio: Stdio | None, memory: int | None, stage: StageListener | None) -> Process:
     """Have a waiting child become the container that an order says; on return its command has been executed.
 
-    The stages `prepare`, `cgroup` and so on are told at the end. Raises StartError; what there is of the cgroup is the caller's to remove.
+    `memory` is of `sharedmemory.make`, for the container's /dev/shm. The stages `prepare`, `cgroup` and so on are told at the end. Raises
+    StartError; what there is of the cgroup is the caller's to remove.
     """
-    fds = (stdio.stdin, stdio.stdout, stdio.stderr) if stdio else ()
+    fds = [*((stdio.stdin, stdio.stdout, stdio.stderr) if stdio else ()), *(() if memory is None else (memory,))]
     # Should it have died, `follow` is going to say so.
     with suppress(BrokenPipeError):
         socket.send_fds(child.socket, [packet], fds)
@@ -76,7 +86,7 @@ def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     os.closerange(_FIRST_FD, report.fileno())
     os.closerange(report.fileno() + 1, _MAX_FD)
     memory.own_pages()
-    packet, fds = report.order(MAX_ORDER)
+    packet, fds = report.order(MAX_ORDER, _FDS)
     if not packet:
         os._exit(0)
     report.stage("prepare")
@@ -85,6 +95,8 @@ def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     config = json.loads(content["config"])
     for name, value in content["defaults"].items():
         config["process"].setdefault(name, value)
+    if content["shares_memory"]:
+        sharedmemory.use(config, fds.pop())
     validate(config)
     linux = config.get("linux") or {}
     spaces = namespaces.plan(linux.get("namespaces") or ())

@@ -54,6 +54,23 @@ def own_directories(lines: Iterable[str], known: Sequence[Hierarchy]) -> list[tu
     return found
 
 
+class Home:
+    """The cgroups that the calling process is in now, and the way back to them: whoever opened it may go, whatever is dropped meanwhile."""
+
+    def __init__(self) -> None:
+        with open("/proc/self/cgroup", "rb") as file:
+            lines = [os.fsdecode(line) for line in file]
+        self._files = [
+            os.open(f"{directory}/{'cgroup.procs' if hierarchy.version == 2 else 'tasks'}", os.O_WRONLY | os.O_CLOEXEC)
+            for hierarchy, directory in own_directories(lines, hierarchies())
+        ]
+
+    def enter(self) -> None:
+        """Go back; the calling process has only one thread. Raises OSError."""
+        for fd in self._files:
+            os.write(fd, b"0")
+
+
 def clone_trees(stack: ExitStack) -> dict[str, int]:
     """Detached mounts of the calling process's own cgroup directories, closed by `stack`: one, named "", on version 2 alone; else one for
     each hierarchy of version 1, by its directory's name.

@@ -22,10 +22,9 @@ from typing import Literal, Protocol
 
 from moorage.server.libcontainer.errors import StartError
 
-_STAGE, _CONSOLE, _READY, _ERROR = b"s", b"c", b"r", b"e"
+_STAGE, _CONSOLE, _READY, _ERROR, _STARTED = b"s", b"c", b"r", b"e", b"p"
 _MAX_PACKET = 64 << 10
 _MAX_TEXT = 4096
-_STDIO = 3
 _TIMEOUT_SECONDS = 60
 """No step of a start takes long; a file system that hangs must not take the parent with it."""
 
@@ -81,10 +80,16 @@ class Reporter:
         }
         self._write(_ERROR + json.dumps(fields).encode())
 
-    def order(self, size: int) -> tuple[bytes, list[int]]:
-        """Wait for a packet from the parent; empty when it will send none."""
-        packet, fds, _, _ = socket.recv_fds(self._socket, size, _STDIO)
-        return packet, fds
+    def order(self, size: int, fds: int) -> tuple[bytes, list[int]]:
+        """Wait for a packet from the parent, with up to `fds` descriptors; empty when it will send none."""
+        packet, received, _, _ = socket.recv_fds(self._socket, size, fds)
+        return packet, received
+
+    def started(self, pid: int) -> None:
+        """Tell that the command runs, as a child of ours that is not waited for yet."""
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(self._socket, [_STARTED + b"%d" % pid], [pidfd])
+        os.close(pidfd)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -102,6 +107,21 @@ def pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT_SECONDS, 0))
     return ours, theirs
+
+
+def await_start(end: socket.socket) -> tuple[int, int]:
+    """Hear from a runner: the pid and a pidfd of the command that it started. Raises StartError."""
+    try:
+        packet, fds, _, _ = socket.recv_fds(end, _MAX_PACKET, 1)
+    except BlockingIOError:
+        raise StartError(f"no progress for {_TIMEOUT_SECONDS} seconds") from None
+    except ConnectionResetError:
+        packet, fds = b"", []
+    if packet[:1] == _STARTED:
+        return int(packet[1:]), fds[0]
+    if packet[:1] == _ERROR:
+        raise StartError(**json.loads(packet[1:]))
+    raise StartError("the process died while it was set up; is its memory limit too low?")
 
 
 def listen(end: socket.socket, stage: StageListener | None, consoles: list[int], stack: ExitStack) -> str | None:

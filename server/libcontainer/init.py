@@ -11,7 +11,7 @@ import os
 import posixpath
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -95,6 +95,28 @@ def enter_existing(job: Job, target: int, report: Reporter) -> NoReturn:
     The pid namespace is the caller's already. All others are joined at once, the mount namespace among them, and with it the root
     directory.
     """
+    root, stdio, label = _go_inside(job, target, report)
+    if job.terminal:
+        stdio = _open_terminal(root, job, report)
+    _become(root, job, stdio, label, report)
+
+
+def spawn_in_existing(job: Job, target: int, report: Reporter) -> int:
+    """As `enter_existing`, but the command becomes a child of the calling process, in the pid namespace that its children are born in.
+
+    Without a terminal. Answers the child's pid; what the caller was allowed to do it is no more.
+    """
+    root, stdio, label = _go_inside(job, target, report)
+    user, path, arguments, environment = _prepare(root, job, stdio, report)
+    report.stage("exec")
+    _drop_privileges(job, user)
+    syscalls.close_on_exec(3)
+    _restrict(job, label)
+    return command.spawn(path, arguments, environment, stdio)
+
+
+def _go_inside(job: Job, target: int, report: Reporter) -> tuple[int, tuple[int, int, int], labels.Label | None]:
+    """Join the container behind pidfd `target`: its root directory, the streams, and the label to take."""
     report.stage("cgroup")
     label = labels.prepare(job.process)
     _enter_cgroup(job)
@@ -102,10 +124,7 @@ def enter_existing(job: Job, target: int, report: Reporter) -> NoReturn:
     report.stage("join")
     with doing("join the container's namespaces"):
         syscalls.setns(target, namespaces.ALL_BUT_PID)
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if job.terminal:
-        stdio = _open_terminal(root, job, report)
-    _become(root, job, stdio, label, report)
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), stdio, label
 
 
 def _enter_cgroup(job: Job) -> None:
@@ -161,6 +180,23 @@ def _make_cwd(root: int, process: Mapping[str, Any]) -> None:
 
 def _become(root: int, job: Job, stdio: tuple[int, int, int], label: labels.Label | None, report: Reporter) -> NoReturn:
     """From inside the container to the command."""
+    user, path, arguments, environment = _prepare(root, job, stdio, report)
+    if job.init:
+        _split(job, user, report)
+    _attach_stdio(job, stdio)
+    report.stage("exec")
+    report.ready()
+    _drop_privileges(job, user)
+    _restrict(job, label)
+    syscalls.set_signal_mask(syscalls.NO_SIGNALS)
+    syscalls.close_on_exec(3)
+    command.execute(path, arguments, environment)
+
+
+def _prepare(
+    root: int, job: Job, stdio: tuple[int, int, int], report: Reporter
+) -> tuple[users.User, str, Sequence[str], dict[str, str]]:
+    """Who the user is, and the command: its path, arguments and environment."""
     report.stage("user")
     environment = command.environment_of(job.process.get("env") or ())
     user = users.resolve(root, job.process.get("user") or {}, want_home="HOME" not in environment)
@@ -171,18 +207,14 @@ def _become(root: int, job: Job, stdio: tuple[int, int, int], label: labels.Labe
     _change_directory(root, _cwd(job.process))
     path = command.find(arguments[0], environment)
     _own_stdio(stdio, job, user)
-    if job.init:
-        _split(job, user, report)
-    _attach_stdio(job, stdio)
-    report.stage("exec")
-    report.ready()
-    _drop_privileges(job, user)
+    return user, path, arguments, environment
+
+
+def _restrict(job: Job, label: labels.Label | None) -> None:
+    """The last before the command: from here on little is allowed."""
     labels.apply(label)
     if job.seccomp and job.process.get("noNewPrivileges"):
         seccomp.load(job.seccomp)
-    syscalls.set_signal_mask(syscalls.NO_SIGNALS)
-    syscalls.close_on_exec(3)
-    command.execute(path, arguments, environment)
 
 
 def _split(job: Job, user: users.User, report: Reporter) -> None:

@@ -173,7 +173,7 @@ def fork(flags: int, pid_namespace: int | None, when: When, body: Callable[[Repo
         ours, theirs = channel.pair()
         stack.callback(ours.close)
         with theirs:
-            pid, pidfd = _fork(flags, pid_namespace, lambda: _child(Reporter(theirs, when), body))
+            pid, pidfd = _fork(flags, pid_namespace, lambda: become(Reporter(theirs, when), body))
         stack.pop_all()
         return Child(pid, pidfd, ours)
 
@@ -204,7 +204,8 @@ def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) 
         syscalls.set_signal_mask(mask)
 
 
-def _child(report: Reporter, body: Callable[[Reporter], object]) -> NoReturn:
+def become(report: Reporter, body: Callable[[Reporter], object]) -> NoReturn:
+    """The life of a child from here: `body`, which executes or exits; if it raises, that is reported."""
     code = SETUP_FAILED
     # A collection would touch, and so copy, every object there is.
     gc.disable()

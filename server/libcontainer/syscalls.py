@@ -82,6 +82,11 @@ _SIGSET_SIZE = 128
 _ALL_SIGNALS = b"\xff" * _SIGSET_SIZE
 NO_SIGNALS = bytes(_SIGSET_SIZE)
 _SETTABLE_SIGNALS = sorted(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_C_LIBRARY_SIGNALS = (32, 33)
+"""Kept by the C library for itself; ignored in what posix_spawn(3) started, and in all that it starts."""
+_DEFAULT_ACTION = bytes(32)
+"""The kernel's struct sigaction, which is no longer on any architecture."""
+_KERNEL_SIGSET_SIZE = 8
 
 
 class _OpenHow(ctypes.Structure):
@@ -166,6 +171,8 @@ _openat2 = _numbered(437, _fd, _path, ctypes.POINTER(_OpenHow), ctypes.c_size_t)
 _mount_setattr = _numbered(442, _fd, _path, _int, ctypes.POINTER(_MountAttr), ctypes.c_size_t)
 _keyctl = _numbered({"x86_64": 250}.get(os.uname().machine, 219), _int, _path)
 
+_rt_sigaction = _numbered({"x86_64": 13}.get(os.uname().machine, 134), _int, _path, ctypes.c_void_p, ctypes.c_size_t)
+
 _before_fork = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
 _after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
@@ -210,6 +217,8 @@ def default_signals() -> None:
     """Give every signal its default action. The interpreter's handlers stay registered with it, but are never called."""
     for number in _SETTABLE_SIGNALS:
         _signal(number, None)
+    for number in _C_LIBRARY_SIGNALS:
+        _rt_sigaction(number, _DEFAULT_ACTION, None, _KERNEL_SIGSET_SIZE)
 
 
 def setns(fd: int, kinds: int) -> None:

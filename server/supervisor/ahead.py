@@ -26,8 +26,7 @@ from moorage.server.supervisor.starter import record
 def order(around: Surroundings, spec: Mapping[str, Any]) -> bytes | None:
     """What to tell the waiting process for the message of a `start`; None when the container cannot be started in it."""
     program = filters.known(spec["seccomp"])
-    shares = around.user is not None or around.shm is not None
-    if not spec.get("ahead") or shares or (program is None and spec["seccomp"] is not None):
+    if not spec.get("ahead") or around.user is not None or (program is None and spec["seccomp"] is not None):
         return None
     defaults: dict[str, Any] = {"oomScoreAdj": around.oom_score}
     if spec["size"]:
@@ -39,6 +38,7 @@ def order(around: Surroundings, spec: Mapping[str, Any]) -> bytes | None:
         seccomp=program,
         init=spec["init"],
         defaults=defaults,
+        shares_memory=around.shm is not None,
     )
 
 
@@ -111,7 +111,7 @@ def _become(
     stage: StageListener,
 ) -> Process:
     try:
-        started = ahead.start(child, packet, stdio, stage)
+        started = ahead.start(child, packet, stdio, around.shm, stage)
     except StartError as error:
         # With EEXIST the cgroup is somebody else's.
         if error.errno != errno.EEXIST:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.cgroups import Cgroup, CgroupManager
-from moorage.server.supervisor import streams
+from moorage.server.supervisor import filters, streams
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.log import LogFile
 from moorage.server.supervisor.loop import Loop
@@ -59,6 +59,8 @@ class Container:
         self.config: str = spec["config"]
         """As JSON."""
         self.seccomp = started.seccomp
+        self.usual_filter = spec["seccomp"] is None or filters.known(spec["seccomp"]) is not None
+        """It is none, or one of those that the daemon gives by default."""
         self.cgroup: Cgroup = around.cgroups.cgroup(spec["cgroup"])
         self.pid = started.pid
         self.started_ns = started.at_ns

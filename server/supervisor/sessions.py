@@ -125,10 +125,11 @@ def attach(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> No
 def execute(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
     supervisor = session.supervisor
     container = supervisor.container(message["container"])
-    execution = start_execution(
+    execution, ours = start_execution(
         supervisor.loop, container, supervisor.oom_score, supervisor.user, message, fds, session.connection
     )
-    supervisor.executions[execution.pid] = execution
+    if ours:
+        supervisor.executions[execution.pid] = execution
 
 
 def forget(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:

@@ -7,14 +7,19 @@ Each waits for its order on a socket, and ends when that does. Made while the sp
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
 
+from moorage.server.libcontainer import runner
 from moorage.server.supervisor import supervisor
 from moorage.server.supervisor.children import forked
-from moorage.server.supervisor.loop import Loop, Timer
+from moorage.server.supervisor.loop import READ, Loop, Timer
 from moorage.server.supervisor.namespaces import USUAL
+from moorage.server.supervisor.title import set_title
+
+RUNNER_TITLE = "moorage-runner"
 
 QUIET_SECONDS = 0.01
 """How long nobody must have asked before the next one is made."""
@@ -62,6 +67,25 @@ class Spares:
     def _fill(self) -> None:
         self._ready.append(fork(ahead=True))
         self._fill_later()
+
+    def fork_runner(self, end: socket.socket) -> None:
+        """Fork a runner (libcontainer/runner.py) that listens on `end`: when nobody has asked for a while, or it has its order."""
+
+        def fork(_events: int = 0) -> None:
+            timer.cancel()
+            self._loop.remove(end.fileno())
+            with end:
+                forked(_runner, (end.fileno(),))
+
+        timer = self._loop.call_later(QUIET_SECONDS, fork)
+        self._loop.add(end.fileno(), READ, fork)
+
+
+def _runner(kept: list[int]) -> None:
+    """The life of a runner's process."""
+    os.setsid()
+    set_title(RUNNER_TITLE)
+    runner.wait(socket.socket(fileno=kept[0]), supervisor.cgroup_manager())
 
 
 def alive(spare: socket.socket) -> bool:

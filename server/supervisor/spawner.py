@@ -43,6 +43,7 @@ class Spawner:
             "task": self._task,
             "pod": self._pod,
             "prime": self._prime,
+            "runner": self._runner,
         }
 
     def run(self) -> None:
@@ -105,6 +106,9 @@ class Spawner:
         order = self._spares.take(message)
         with order:
             send_all(order, pack_message(message, fds), fds)
+
+    def _runner(self, _message: dict[str, Any], fds: tuple[int, ...]) -> None:
+        self._spares.fork_runner(socket.socket(fileno=os.dup(fds[0])))
 
     def _prime(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
         filters.prime(message["profile"])

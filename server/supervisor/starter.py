@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from moorage.server.libcontainer import process, syscalls
+from moorage.server.libcontainer import process, sharedmemory
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.libcontainer.errors import stating
 from moorage.server.libcontainer.process import Process, StartError, Stdio
@@ -157,14 +157,8 @@ def _join_pod(config: dict[str, Any], around: Surroundings, pid_namespace: str) 
         spaces[:] = [space for space in spaces if space["type"] != "pid"] + [{"type": "pid", "path": pid_namespace}]
     if around.user is not None:
         spaces.append({"type": "user", "path": f"/proc/self/fd/{around.user}"})
-    if around.shm is None:
-        return
-    for mount in config["mounts"]:
-        if mount["destination"] == "/dev/shm" and mount["type"] == "tmpfs" and mount["source"] == "shm":
-            # Linux before 6.15 copies no mount that is attached nowhere: each container has its own then.
-            with contextlib.suppress(OSError):
-                tree = syscalls.open_tree(around.shm, "", recursive=False)
-                mount.update({"type": "tree", "source": str(tree), "options": []})
+    if around.shm is not None:
+        sharedmemory.use(config, around.shm)
 
 
 def _filter(profile: str | None, channel: Channel) -> bytes | None:

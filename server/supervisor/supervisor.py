@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moorage.server.libcontainer import cgroups, syscalls
+from moorage.server.libcontainer import cgroups, sharedmemory, syscalls
 from moorage.server.libcontainer.ahead import fork_ahead
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import StageListener
@@ -273,19 +273,13 @@ def _set_up(spec: Mapping[str, Any], directory: int, waiting: Child | None) -> t
     if waiting is None:
         user = namespaces.enter(spaces, spec.get("users") or (), spec.get("groups") or ())
     namespaces.set_up(spaces, spec["hostname"], spec["sysctls"])
-    shm = _shared_memory(spec["shm_size"]) if spec.get("shm_size") else None
+    shm = sharedmemory.make(spec["shm_size"]) if spec.get("shm_size") else None
     loop = Loop()
     around = Surroundings(loop, cgroup_manager(), directory, oom.usual(), user, shm)
     supervisor = Supervisor(spec["id"], around, "net" in spaces, waiting)
     watch_children(loop, supervisor.child_ended)
     _listen(loop, supervisor, directory)
     return loop, supervisor
-
-
-def _shared_memory(size: int) -> int:
-    """A detached file system for /dev/shm."""
-    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-    return syscalls.new_mount("tmpfs", "shm", [("mode", "1777"), ("size", str(size))], attributes)
 
 
 def _listen(loop: Loop, supervisor: Supervisor, directory: int) -> None:

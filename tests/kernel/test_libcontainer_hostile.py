@@ -19,7 +19,21 @@ import pytest
 
 from moorage.server.libcontainer import process, syscalls
 from moorage.server.libcontainer.process import StartError
-from tests.supervised import CAPABILITIES, PROC, SYS, Image, begin, begin_exec, command, config, image, run, supervised
+from tests.supervised import (
+    CAPABILITIES,
+    EXECS,
+    PROC,
+    SYS,
+    Image,
+    begin,
+    begin_exec,
+    command,
+    config,
+    image,
+    run,
+    runner_exec,
+    supervised,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -51,6 +65,10 @@ def test_our_own_binary_is_no_command(image: Image, start: str) -> None:
     with pytest.raises(StartError) as caught:
         begin_exec(target, command(start))
     assert caught.value.exit_code == 126
+    with pytest.raises(StartError) as caught:
+        # Which has no /proc/self inside.
+        runner_exec(target, command(start))
+    assert caught.value.exit_code == 127
     target.kill()
     assert interpreter_hash() == before
 
@@ -87,8 +105,9 @@ sys.stdin.read()
     assert written != protected
 
 
+@pytest.mark.parametrize("by", EXECS)
 @supervised
-def test_our_processes_cannot_be_opened(image: Image) -> None:
+def test_our_processes_cannot_be_opened(image: Image, by: str) -> None:
     """A loop inside looks for processes that are not of the image while we enter again and again."""
     hunt = """
         while ! test -e /tmp/stop; do
@@ -103,7 +122,7 @@ def test_our_processes_cannot_be_opened(image: Image) -> None:
     target = begin(image, config(sh("echo ready;" + hunt)))
     assert target.line() == "ready"
     for _ in range(100):
-        assert begin_exec(target, command("true")).finish().code == 0
+        assert EXECS[by](target, command("true")).finish().code == 0
     assert begin_exec(target, sh("echo > /tmp/stop")).finish().code == 0
     assert target.finish().output == "done\n"
     assert interpreter_hash() == before
@@ -156,7 +175,7 @@ def test_nothing_is_imported_from_the_image(image: Image, tmp_path: Path) -> Non
     assert not (image.upper / "canary").exists()
 
 
-@pytest.mark.parametrize("how", ["start", "exec"])
+@pytest.mark.parametrize("how", ["start", *EXECS])
 @supervised
 def test_cwd_is_no_descriptor_of_ours(image: Image, how: str) -> None:
     """CVE-2024-21626."""
@@ -174,7 +193,7 @@ def test_cwd_is_no_descriptor_of_ours(image: Image, how: str) -> None:
             if how == "start":
                 begin(image, config(command("ls", cwd=cwd)))
             else:
-                begin_exec(target, command("ls", cwd=cwd))
+                EXECS[how](target, command("ls", cwd=cwd))
         assert caught.value.exit_code == 128
     target.kill()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from moorage.server.errors import Internal, Unavailable, Unimplemented
-from moorage.server.execdriver.base import AttachSpec, ContainerSpec
+from moorage.server.execdriver.base import AttachSpec, ContainerSpec, Pod
 from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.native_channel import call, connect
 from moorage.server.execdriver.spawner_client import SpawnerClient
@@ -189,6 +189,43 @@ async def test_a_supervisor_killed_while_no_daemon_runs(box: NativeBox) -> None:
     await asyncio.sleep(0)
     assert box.exits == {}
     assert await box.driver.recover() == []
+
+
+def runner_of(pid: int) -> int:
+    """The process that executed `pid`, which is no child of the pod's supervisor."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def output_of(box: NativeBox, pod: Pod, spec: ContainerSpec, *command: str) -> tuple[bytes, int]:
+    stream = await box.exec(pod, spec, *command)
+    out, _err, status = await read_all(stream)
+    await stream.close()
+    return out, status.exit_code
+
+
+async def test_a_killed_runner_takes_its_command_along(box: NativeBox) -> None:
+    pod, spec, _started = await box.run("sleep", "100")
+    stream = await box.exec(pod, spec, "sleep", "1000")
+    runner = runner_of(stream.pid)
+    assert Path(f"/proc/{runner}/cmdline").read_bytes().startswith(b"moorage-runner\0")
+    os.kill(runner, signal.SIGKILL)
+    _out, _err, status = await read_all(stream)
+    await stream.close()
+    assert status.exit_code == 128 + signal.SIGKILL
+    await until(lambda: not alive(stream.pid))
+    assert await output_of(box, pod, spec, "echo", "on") == (b"on\n", 0)
+
+
+async def test_exec_at_the_limit_of_processes(box: NativeBox) -> None:
+    """Who enters is let in; a runner's child would be one too many."""
+    pod, spec = await box.pod(), box.spec("sleep", "100")
+    spec.config["linux"]["resources"] = {"pids": {"limit": 2}}
+    await box.start(pod, spec)
+    stream = await box.exec(pod, spec, "sleep", "1000")
+    group = cgroups.detect().cgroup(spec.config["linux"]["cgroupsPath"])
+    await until(lambda: len(group.pids()) == 2)
+    assert await output_of(box, pod, spec, "echo", "one more") == (b"one more\n", 0)
+    await stream.close()
 
 
 async def test_a_supervisor_that_hangs_can_be_removed(box: NativeBox, monkeypatch: pytest.MonkeyPatch) -> None:
