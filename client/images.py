@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from moorage.client.caller import Caller, timestamp
-from moorage.client.streams import Pull
+from moorage.client.streams import Pull, Push
 from moorage.v1 import image_pb2, image_pb2_grpc
 
 
@@ -18,11 +19,23 @@ class Images:
         self._stub = image_pb2_grpc.ImageServiceStub(caller.channel)
 
     def pull(
-        self, reference: str, *, platform: image_pb2.Platform | None = None, auth: image_pb2.RegistryAuth | None = None
+        self,
+        reference: str,
+        *,
+        platform: image_pb2.Platform | None = None,
+        auth: image_pb2.RegistryAuth | None = None,
+        policy: Literal["always", "missing", "never"] = "always",
     ) -> Pull:
         """Start pulling; iterate over the answer for progress, or call its `result()` for the image."""
-        request = image_pb2.PullImageRequest(reference=reference, platform=platform, auth=auth)
+        request = image_pb2.PullImageRequest(
+            reference=reference, platform=platform, auth=auth, policy=f"PULL_POLICY_{policy.upper()}"
+        )
         return Pull(self._stub.PullImage(request), self._caller.error)
+
+    def push(self, reference: str, destination: str = "", *, auth: image_pb2.RegistryAuth | None = None) -> Push:
+        """Start pushing, under `destination` or its own name; iterate over the answer, or call its `result()`."""
+        request = image_pb2.PushImageRequest(reference=reference, destination=destination, auth=auth)
+        return Push(self._stub.PushImage(request), self._caller.error)
 
     def list(
         self,

@@ -15,6 +15,7 @@ from typing import Self
 from moorage.client.caller import Caller, timestamp
 from moorage.client.connection import TLS, connect
 from moorage.client.images import Images
+from moorage.client.registry import Registry
 from moorage.client.streams import Session, Stream
 from moorage.v1 import (
     network_pb2,
@@ -42,6 +43,7 @@ class Client:
         self.images = Images(self._caller)
         self.containers = Containers(self._caller)
         self.networks = Networks(self._caller)
+        self.registry = Registry(self._caller)
         self.system = System(self._caller)
 
     @property

@@ -84,6 +84,26 @@ class Pull(Stream[image_pb2.PullImageResponse]):
         return self._image
 
 
+class Push(Stream[image_pb2.PushImageResponse]):
+    """A running push: iterate over its progress, or ask for the `result`. Closing it early stops the push."""
+
+    _pushed: image_pb2.Pushed | None = None
+
+    def __next__(self) -> image_pb2.PushImageResponse:
+        step = super().__next__()
+        if step.HasField("pushed"):
+            self._pushed = step.pushed
+        return step
+
+    def result(self) -> image_pb2.Pushed:
+        """Read what is left of the progress and answer what is in the registry now."""
+        for _ in self:
+            pass
+        if self._pushed is None:
+            raise Cancelled("the push ended before the image was there")
+        return self._pushed
+
+
 @dataclass(frozen=True)
 class Output:
     """Bytes from a process."""

@@ -15,6 +15,7 @@ from moorage.server.api.cri import runtime as cri_runtime
 from moorage.server.api.cri.calls import Features, Setting
 from moorage.server.api.images import ImageService
 from moorage.server.api.network import NetworkService
+from moorage.server.api.registry import RegistryService
 from moorage.server.api.runtime import RuntimeService
 from moorage.server.api.server import ApiServer
 from moorage.server.api.system import VERSION, SystemService
@@ -35,6 +36,7 @@ from moorage.server.engine.places import Places
 from moorage.server.engine.podlife import PodLife
 from moorage.server.engine.pods import Pods
 from moorage.server.engine.recovery import Recovery
+from moorage.server.engine.registries import Registries
 from moorage.server.engine.stats import Stats
 from moorage.server.engine.store import Store
 from moorage.server.engine.streams import Streams
@@ -49,6 +51,7 @@ from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.content import ContentStore
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import GraphDB
+from moorage.server.graph.indexes import Indexes
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.cgroups.figures import FigureReader
@@ -56,7 +59,9 @@ from moorage.server.networkdriver import drivers as networkdrivers
 from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.bridge import BridgeDriver
 from moorage.server.registry.client import Client
+from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.pull import Puller
+from moorage.server.registry.push import Pusher
 from moorage.server.streaming.server import StreamingServer
 
 
@@ -67,6 +72,9 @@ class Rooms:
     db: GraphDB
     graph: Graph
     puller: Puller
+    registry: Client
+    pusher: Pusher
+    indexer: Indexer
     exec_driver: ExecDriver
     network_drivers: Mapping[str, NetworkDriver]
     cgroups: CgroupManager
@@ -101,10 +109,14 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
     stack.callback(registry.close)
     bridge = BridgeDriver(db, instance, **_pools(config))
     stack.callback(bridge.close)
+    puller = Puller(graph, registry)
     return Rooms(
         db=db,
         graph=graph,
-        puller=Puller(graph, registry),
+        puller=puller,
+        registry=registry,
+        pusher=Pusher(puller.shared, registry),
+        indexer=Indexer(puller.shared, registry),
         exec_driver=NativeDriver(Path(config.state), spawner),
         network_drivers=networkdrivers.table(db, bridge),
         cgroups=cgroups.detect(),
@@ -118,7 +130,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     engine = Engine(metrics)
     containers, pods = Containers(rooms.db), Pods(rooms.db)
     places = Places(Path(config.root), config.instance, containers, pods)
-    images = Images(engine, graph, rooms.puller, containers)
+    images = Images(engine, graph, rooms.puller, containers, config.registry.names())
     networks = Networks(rooms.db, rooms.network_drivers, containers)
     lifecycle = Lifecycle(
         engine=engine,
@@ -154,6 +166,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         stats=stats,
         events=EventLog(rooms.db),
         images=images,
+        registries=Registries(engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer),
         store=Store(graph, images, containers, rooms.cgroups, places.cgroup_path),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
@@ -170,6 +183,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
             graph_driver=graph.driver.name,
         ),
         network=NetworkService(engine),
+        registry=RegistryService(engine),
         system=SystemService(engine),
         cri_images=cri_images.ImageService(cri),
         cri_runtime=cri_runtime.RuntimeService(cri),

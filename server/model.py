@@ -362,6 +362,27 @@ class Network:
 
 
 @dataclass(frozen=True)
+class IndexEntry:
+    """One image of an index: its manifest's digest and size, what it runs on, and the repository to have it from ("" for none)."""
+
+    digest: str
+    size: int
+    platform: Platform
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """An index that was made here (OCI image spec, image-index.md). `raw` is the document, `digest` its digest."""
+
+    name: str
+    digest: str
+    media_type: str
+    raw: str
+    entries: tuple[IndexEntry, ...]
+
+
+@dataclass(frozen=True)
 class Event:
     """One thing that happened; `sequence` counts up for good."""
 

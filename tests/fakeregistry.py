@@ -109,7 +109,7 @@ class FakeRegistry:
         """What a registry in order answers."""
         if request.method in ("POST", "PUT", "PATCH", "DELETE") or request.path in self.uploads:
             return fakeuploads.serve(self, request)
-        path = request.path.removeprefix("/v2/")
+        path = request.path.partition("?")[0].removeprefix("/v2/")
         if path in ("", "_catalog") or path.endswith("/tags/list") or "/referrers/" in path:
             return fakeuploads.discover(self, request)
         if path in self.manifests:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from grpc import aio
 
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
+from moorage.server.api.registry import given, pushing
 from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
+from moorage.server.engine.registrycommands import Push
 from moorage.server.model import Image
 from moorage.v1 import image_pb2, image_pb2_grpc
+
+_POLICIES: dict[int, Literal["missing", "never"]] = {
+    image_pb2.PULL_POLICY_MISSING: "missing",
+    image_pb2.PULL_POLICY_NEVER: "never",
+}
 
 Ctx = aio.ServicerContext[Any, Any]
 
@@ -27,10 +34,13 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
     async def PullImage(
         self, request: image_pb2.PullImageRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.PullImageResponse]:
-        auth = request.auth
-        given = commands.RegistryAuth(auth.username, auth.password, auth.identity_token, auth.registry_token)
+        found = given(request.auth)
         command = commands.Pull(
-            request.reference, convert.platform(request.platform), given if request.HasField("auth") else None
+            request.reference,
+            convert.platform(request.platform),
+            found.auth if found else None,
+            found.registry if found else "",
+            _POLICIES.get(request.policy, "always"),
         )
         async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
             async for step in items:
@@ -41,6 +51,13 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
                     total_bytes=step.total,
                     image=convert.image(step.image) if step.image else None,
                 )
+
+    async def PushImage(
+        self, request: image_pb2.PushImageRequest, context: Ctx
+    ) -> AsyncIterator[image_pb2.PushImageResponse]:
+        command = Push(request.reference, request.destination, given(request.auth))
+        async for step in pushing(self._engine, command, context):
+            yield step
 
     async def ListImages(self, request: image_pb2.ListImagesRequest, context: Ctx) -> image_pb2.ListImagesResponse:
         images = await self._engine.run(_list_command(request), ctx.of(context))

@@ -341,6 +341,9 @@ class Pull(StreamCommand[Progress]):
     reference: str
     platform: Platform | None = None
     auth: RegistryAuth | None = None
+    auth_registry: str = ""
+    """The registry that `auth` is for; empty for that of `reference`."""
+    policy: Literal["always", "missing", "never"] = "always"
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,15 @@ class Lane(enum.Enum):
     """Reads or deletes trees of files."""
     TRANSFER = 3
     """Moves images."""
+    LOOKUP = 8
+    """Asks a registry for something small, and waits for its answer."""
     WAIT = 10_000
     """`async` jobs and streams, which mostly wait."""
     WATCH = 20_000
     """As WAIT, for those that only look on: whoever is cut off asks again."""
 
 
-BLOCKING: tuple[Lane, ...] = (Lane.KERNEL, Lane.DISK, Lane.TRANSFER)
+BLOCKING: tuple[Lane, ...] = (Lane.KERNEL, Lane.DISK, Lane.TRANSFER, Lane.LOOKUP)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from moorage.server.engine import commands as c
 from moorage.server.engine import podcommands as p
+from moorage.server.engine import registrycommands as r
 from moorage.server.engine import storecommands as s
 from moorage.server.engine.adjust import Adjust
 from moorage.server.engine.containers import Containers
@@ -20,6 +21,7 @@ from moorage.server.engine.logs import Logs
 from moorage.server.engine.networks import Networks
 from moorage.server.engine.podlife import PodLife
 from moorage.server.engine.pods import Pods, key
+from moorage.server.engine.registries import Registries
 from moorage.server.engine.stats import Stats
 from moorage.server.engine.store import Store
 from moorage.server.engine.streams import Streams
@@ -39,6 +41,7 @@ def table(
     stats: Stats,
     events: EventLog,
     images: Images,
+    registries: Registries,
     store: Store,
     networks: Networks,
     system: System,
@@ -129,6 +132,19 @@ def table(
         Verb("df", s.Measure, store.measure, Lane.DISK),
         Verb("viz", s.Viz, store.viz, Lane.KERNEL),
         Verb("commit", s.Commit, store.commit, Lane.DISK, lambda x: x.container, committed),
+        # registries
+        Verb("push", r.Push, registries.push, Lane.WAIT, lambda x: x.destination or x.reference),
+        Verb("auth", r.Authenticate, registries.authenticate, Lane.LOOKUP, lambda x: x.registry),
+        Verb("search", r.Search, registries.search, Lane.LOOKUP, lambda x: x.term),
+        Verb("tags", r.ListTags, registries.tags, Lane.LOOKUP, lambda x: x.repository),
+        Verb("catalog", r.ListRepositories, registries.repositories, Lane.LOOKUP, lambda x: x.registry),
+        Verb("referrers", r.ListReferrers, registries.referrers, Lane.LOOKUP, lambda x: x.reference),
+        Verb("manifest_delete", r.DeleteManifest, registries.delete, Lane.LOOKUP, lambda x: x.reference),
+        Verb("manifest_inspect", r.GetManifest, registries.manifest, Lane.LOOKUP, lambda x: x.reference),
+        Verb("index_create", r.CreateIndex, registries.create_index, Lane.LOOKUP, lambda x: x.name),
+        Verb("indexes", r.ListIndexes, registries.indexes, Lane.READ),
+        Verb("index_rm", r.RemoveIndex, registries.remove_index, Lane.KERNEL, lambda x: x.name),
+        Verb("index_push", r.PushIndex, registries.push_index, Lane.WAIT, lambda x: x.destination or x.name),
         # networks
         Verb("network_create", c.CreateNetwork, networks.create, Lane.KERNEL, network, lambda x: f"network/{x.name}"),
         Verb("network_rm", c.RemoveNetwork, networks.remove, Lane.KERNEL, network, lambda x: f"network/{x.network}"),

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
 
 from moorage.server.cancel import CancelToken
 from moorage.server.engine import commands, imagefilter
 from moorage.server.engine.containers import Containers
-from moorage.server.engine.engine import Lane
 from moorage.server.engine.job import Job
-from moorage.server.errors import InvalidArgument
+from moorage.server.engine.registrycommands import Given, for_registry
+from moorage.server.engine.transfers import Blocking, Ended, transfer
+from moorage.server.errors import InvalidArgument, NotFound
 from moorage.server.graph.graph import Graph
 from moorage.server.model import Image, Platform
 from moorage.server.registry import reference as references
+from moorage.server.registry.manifest import platform_name, suits
 from moorage.server.registry.progress import PullProgress
 from moorage.server.registry.pull import Puller
-
-
-class Blocking(Protocol):
-    """The part of the engine that runs blocking functions for `async` handlers."""
-
-    async def blocking(self, lane: Lane, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a blocking function on a lane's threads."""
-        ...
+from moorage.server.registry.reference import Reference, ShortNames
 
 
 class Images:
     """Handlers for images."""
 
-    def __init__(self, engine: Blocking, graph: Graph, puller: Puller, containers: Containers) -> None:
+    def __init__(
+        self, engine: Blocking, graph: Graph, puller: Puller, containers: Containers, names: ShortNames
+    ) -> None:
+        self.names = names
         self._engine = engine
         self._graph = graph
         self._puller = puller
@@ -46,38 +42,57 @@ class Images:
         """What the graph knows an image as: an ID stays as it is, a reference becomes canonical."""
         if self._graph.is_id(text):
             return text
-        reference = references.parse(text).with_default_tag()
+        reference = self.reference(text).with_default_tag()
         return f"{reference.repository}@{reference.digest}" if reference.digest else str(reference)
+
+    def reference(self, text: str) -> Reference:
+        """What a name means here, with the configured rules for short ones. Raises InvalidArgument."""
+        return self.names.parse(text)
+
+    def tag_of(self, text: str) -> str:
+        """The canonical tag that a name means. Raises InvalidArgument for one with a digest: a digest is what an image is, not a name."""
+        reference = self.reference(text)
+        if reference.digest:
+            raise InvalidArgument(
+                f"{text} has a digest: an image made or named here is given a tag", hint="leave the digest out"
+            )
+        return str(reference.with_default_tag())
 
     async def pull(self, job: Job, command: commands.Pull) -> AsyncIterator[commands.Progress]:
         """Run the puller on a transfer thread and hand on its progress; a reader that goes away stops it."""
-        reference = references.parse(command.reference).with_default_tag()
+        reference = self.reference(command.reference).with_default_tag()
+        found = self._present(reference, command) if command.policy != "always" else None
+        if found is not None:
+            yield commands.Progress(stage="done", image=found)
+            return
         platform = command.platform or Platform()
-        loop = asyncio.get_running_loop()
-        progress: asyncio.Queue[PullProgress | None] = asyncio.Queue()
-        cancel = CancelToken()
+        given = Given(command.auth, command.auth_registry) if command.auth else None
+        auth = for_registry(given, reference.domain)
 
-        def tell(step: PullProgress | None) -> None:
-            loop.call_soon_threadsafe(progress.put_nowait, step)
+        def work(tell: Callable[[PullProgress], None], cancel: CancelToken) -> Image:
+            return self._puller.pull(reference, platform, auth, tell, cancel)
 
-        def work() -> Image:
-            try:
-                return self._puller.pull(reference, platform, command.auth, tell, cancel)
-            finally:
-                tell(None)
+        yield commands.Progress(stage="resolving")
+        async for step in transfer(self._engine, job, work):
+            if isinstance(step, Ended):
+                yield commands.Progress(stage="done", image=step.result)
+            else:
+                yield commands.Progress(step.digest, step.stage.name.lower(), step.current, step.total)
 
-        with job.cancel.on_cancel(lambda: cancel.cancel("the pull was cancelled")):
-            task = loop.create_task(self._engine.blocking(Lane.TRANSFER, work))
-            try:
-                yield commands.Progress(stage="resolving")
-                while (step := await progress.get()) is not None:
-                    yield commands.Progress(step.digest, step.stage.name.lower(), step.current, step.total)
-                yield commands.Progress(stage="done", image=await task)
-            finally:
-                cancel.cancel("the caller hung up")
-                await asyncio.wait({task})
-                if not task.cancelled():
-                    task.exception()
+    def _present(self, reference: Reference, command: commands.Pull) -> Image | None:
+        """The image that is here under a name, for the platform asked for. Raises NotFound when the registry must not be asked."""
+        try:
+            found = self.get(str(reference))
+        except NotFound:
+            found = None
+        wanted = command.platform
+        if found is not None and (wanted is None or suits(found.platform, wanted)):
+            return found
+        if command.policy == "missing":
+            return None
+        on = f" for {platform_name(wanted)}" if wanted else ""
+        hint = "the pull policy is never: pull it, or choose another policy"
+        raise NotFound(f"image {reference}{on} is not here", reason="IMAGE_NOT_FOUND", hint=hint, image=str(reference))
 
     def images(self, job: Job, command: commands.ListImages) -> list[Image]:
         """Images, newest first."""
@@ -85,7 +100,7 @@ class Images:
         before = self.get(command.before) if command.before else None
         since = self.get(command.since) if command.since else None
         if command.reference:
-            images = [image for image in images if _named(image, references.parse(command.reference))]
+            images = [image for image in images if _named(image, self.reference(command.reference))]
         return [image for image in images if imagefilter.matches(image, command, before, since)]
 
     def inspect(self, job: Job, command: commands.InspectImage) -> Image:

@@ -18,7 +18,6 @@ from moorage.server.graph.compression import MEDIA_TYPES, Compression
 from moorage.server.graph.graph import Graph
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.model import Container, Image
-from moorage.server.registry import reference as references
 
 
 class Store:
@@ -41,7 +40,7 @@ class Store:
     def commit(self, job: Job, command: storecommands.Commit) -> Image:
         """An image of a container's changes on top of its image."""
         compression = _compression(command.compression)
-        tags = (tag_of(command.reference),) if command.reference else ()
+        tags = (self._images.tag_of(command.reference),) if command.reference else ()
         container = self._containers.get(command.container)
         if container.state == "removing":
             raise FailedPrecondition(f"container {container.name} is being removed", state=container.state)
@@ -73,7 +72,7 @@ class Store:
 
     def tag(self, job: Job, command: storecommands.Tag) -> Image:
         """One more name for an image; an image that had it loses it."""
-        target = tag_of(command.target)
+        target = self._images.tag_of(command.target)
         return self._graph.tag(self._images.get(command.source).id, target)
 
     def history(self, job: Job, command: storecommands.History) -> list[storecommands.HistoryEntry]:
@@ -113,16 +112,6 @@ class Store:
     def viz(self, job: Job, command: storecommands.Viz) -> str:
         """The GraphDB in the dot language."""
         return self._graph.viz()
-
-
-def tag_of(text: str) -> str:
-    """The canonical tag that a reference means. Raises InvalidArgument for one with a digest: a digest is what an image is, not a name."""
-    reference = references.parse(text)
-    if reference.digest:
-        raise InvalidArgument(
-            f"{text} has a digest: an image made or named here is given a tag", hint="leave the digest out"
-        )
-    return str(reference.with_default_tag())
 
 
 def _compression(name: str) -> Compression:

@@ -156,7 +156,8 @@ class Authorizer:
         self._lock = threading.Lock()
         self._basic = ""
         self._note = ""
-        self._presented = False
+        self.presented = False
+        """Whether credentials were asked for and shown."""
 
     def header(self) -> str:
         """What to send now; empty while nothing is known to be wanted."""
@@ -164,7 +165,7 @@ class Authorizer:
 
     def hint(self) -> str:
         """What to do about a 401 that remains."""
-        if self._presented:
+        if self.presented:
             return "the registry refuses the credentials it was shown: check user name, password or token"
         hint = f"give credentials for {self._host} with the call or in the Docker config file; or the name is wrong"
         return f"{self._note}; {hint}" if self._note else hint
@@ -185,13 +186,13 @@ class Authorizer:
         auth, self._note = self._source.find(self._host)
         if auth is None or not auth.username:
             return False
-        self._basic, self._presented = auth.basic(), True
+        self._basic, self.presented = auth.basic(), True
         return True
 
     def _take_token(self, challenge: Challenge, cancel: CancelToken) -> bool:
         given = self._source.given(self._host)
         auth, self._note = self._source.find(self._host)
-        self._presented = auth is not None
+        self.presented = auth is not None
         if auth and auth.registry_token:
             header, life = f"Bearer {auth.registry_token}", _DEFAULT_LIFE
         else:

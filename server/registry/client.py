@@ -9,8 +9,10 @@ with repository.open_blob(manifest.layers[0]) as blob:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from moorage.server.cancel import CancelToken
@@ -27,9 +29,20 @@ from moorage.server.registry.remote import Attempts, Remote
 from moorage.server.registry.throttle import Throttle
 from moorage.server.registry.transport import Answer, Transport
 
+T = TypeVar("T")
+
 _HUB_HOST = "registry-1.docker.io"
 _MIRROR_RETRIES = 1
 _MAX_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Document:
+    """A manifest, index or artifact as it came; `digest` is that of `raw`, `media_type` what it was served as."""
+
+    raw: bytes
+    media_type: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -116,14 +129,17 @@ class Repository:
 
     def get_manifest(self, target: str, listed_as: str = "") -> Manifest | Index:
         """The document at a tag or digest, from the first endpoint that has it. `listed_as`: the media type its index gives it."""
-        failures: list[tuple[str, MoorageError]] = []
-        for remote in self._remotes:
-            try:
-                return self._manifest_from(remote, target, listed_as)
-            except MoorageError as error:
-                self._cancel.check()
-                failures.append((remote.host, error))
-        raise of_all(failures)
+
+        def parse(answer: Answer, remote: Remote) -> Manifest | Index:
+            document = _read(answer, remote, target)
+            subject, asked = remote.subject(f"get manifest {target}"), target if ":" in target else ""
+            return manifest.read(document.raw, document.media_type, subject, digest=asked, listed_as=listed_as)
+
+        return self._first(target, parse)
+
+    def get_document(self, target: str) -> Document:
+        """As `get_manifest`, for whatever kind of document it is."""
+        return self._first(target, lambda answer, remote: _read(answer, remote, target))
 
     def get_config(self, image: Manifest) -> bytes:
         """The image's config, verified."""
@@ -141,7 +157,18 @@ class Repository:
         """The blob's bytes from `offset` on."""
         return BlobReader(self._remotes, blob.digest, blob.size, offset, cancel or self._cancel, self._throttle)
 
-    def _manifest_from(self, remote: Remote, target: str, listed_as: str) -> Manifest | Index:
+    def _first(self, target: str, read: Callable[[Answer, Remote], T]) -> T:
+        """What the first endpoint gives that has something usable."""
+        failures: list[tuple[str, MoorageError]] = []
+        for remote in self._remotes:
+            try:
+                return self._from(remote, target, read)
+            except MoorageError as error:
+                self._cancel.check()
+                failures.append((remote.host, error))
+        raise of_all(failures)
+
+    def _from(self, remote: Remote, target: str, read: Callable[[Answer, Remote], T]) -> T:
         subject = remote.subject(f"get manifest {target}")
         attempts = Attempts(remote.retries, self._cancel)
         while True:
@@ -149,12 +176,12 @@ class Repository:
                 with remote.get_once(
                     f"manifests/{target}", {"Accept": manifest.ACCEPT}, subject, self._cancel
                 ) as answer:
-                    return _read_manifest(answer, remote, target, listed_as)
+                    return read(answer, remote)
             except TryAgain as trouble:
                 attempts.again(trouble)
 
 
-def _read_manifest(answer: Answer, remote: Remote, target: str, listed_as: str) -> Manifest | Index:
+def _read(answer: Answer, remote: Remote, target: str) -> Document:
     subject = remote.subject(f"get manifest {target}")
     body = b"" if (answer.length or 0) > manifest.MAX_MANIFEST else answer.body(manifest.MAX_MANIFEST)
     if max(answer.length or 0, len(body)) > manifest.MAX_MANIFEST:
@@ -163,8 +190,9 @@ def _read_manifest(answer: Answer, remote: Remote, target: str, listed_as: str) 
     claimed = answer.headers.get("Docker-Content-Digest", "")
     if claimed and not is_digest(claimed):
         raise wrong_content(subject, f"its Docker-Content-Digest is {shown(claimed)}")
-    asked = target if ":" in target else ""
-    document = manifest.read(body, answer.headers.get("Content-Type", ""), subject, digest=asked, listed_as=listed_as)
+    digest = manifest.digest_of(body, target.partition(":")[0] if ":" in target else "sha256")
+    if ":" in target and digest != target:
+        raise wrong_content(subject, f"what came has the digest {digest}, not {target}")
     if claimed and claimed != manifest.digest_of(body, claimed.partition(":")[0]):
         raise wrong_content(subject, f"what came does not have the digest {claimed} of its own Docker-Content-Digest")
-    return document
+    return Document(body, answer.headers.get("Content-Type", "").partition(";")[0].strip().lower(), digest)

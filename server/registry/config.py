@@ -19,11 +19,15 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from moorage.server.errors import InvalidArgument
+from moorage.server.registry.reference import ShortNames, parse, parse_domain
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class RegistryConfig:
     retries: int = 5
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
+    short_names: str = "docker.io"
+    """The registry of names that name none; empty to refuse them."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Short names that mean another image's repository: `busybox = "registry.example/mirror/busybox"`."""
     upload_chunk: int = 0
     """Most bytes of a blob in one request of a push; 0 sends each blob whole."""
     download_limit: int = 0
@@ -73,6 +81,10 @@ class RegistryConfig:
 
     def mirrors_of(self, host: str) -> tuple[str, ...]:
         return tuple(endpoint for mirror in self.mirrors if mirror.host == host for endpoint in mirror.endpoints)
+
+    def names(self) -> ShortNames:
+        """The rules for short names."""
+        return ShortNames(self.short_names, self.aliases)
 
     def host(self, host: str) -> HostConfig:
         return next((entry for entry in self.hosts if entry.host == host), HostConfig(host))
@@ -97,15 +109,40 @@ def from_toml(table: Mapping[str, object]) -> RegistryConfig:
     values: dict[str, object] = dict(table)
     mirrors = tuple(_mirror(entry, i) for i, entry in enumerate(_tables(values.pop("mirrors", []), "registry.mirrors")))
     hosts = tuple(_host(entry, i) for i, entry in enumerate(_tables(values.pop("hosts", []), "registry.hosts")))
-    known = {f.name: f.default for f in fields(RegistryConfig) if f.name not in ("mirrors", "hosts")}
+    aliases = _aliases(values.pop("aliases", {}))
+    known = {f.name: f.default for f in fields(RegistryConfig) if f.name not in ("mirrors", "hosts", "aliases")}
     for key, value in values.items():
         if key not in known:
-            raise _bad(f"registry.{key}", f"unknown setting; known are hosts, mirrors, {', '.join(known)}")
+            raise _bad(f"registry.{key}", f"unknown setting; known are aliases, hosts, mirrors, {', '.join(known)}")
         _check_scalar(f"registry.{key}", value, known[key])
-    config = RegistryConfig(mirrors=mirrors, hosts=hosts, **values)  # type: ignore[arg-type]
+    config = RegistryConfig(mirrors=mirrors, hosts=hosts, aliases=aliases, **values)  # type: ignore[arg-type]
     _check_unique(config)
+    if config.short_names:
+        _checked("registry.short_names", parse_domain, config.short_names)
     _check_plain_http(config)
     return config
+
+
+def _aliases(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise _bad("registry.aliases", "must be written as a [registry.aliases] table")
+    found = {}
+    for name, target in value.items():
+        where = f"registry.aliases.{name}"
+        if not isinstance(target, str):
+            raise _bad(where, f"must be a repository, not {target!r}")
+        short, reference = _checked(where, parse, name), _checked(where, parse, target)
+        if short.tag or short.digest or reference.tag or reference.digest:
+            raise _bad(where, "is a name for a repository: leave tags and digests out")
+        found[name] = reference.repository
+    return found
+
+
+def _checked(where: str, check: Callable[[str], T], text: str) -> T:
+    try:
+        return check(text)
+    except InvalidArgument as error:
+        raise _bad(where, error.message) from error
 
 
 def _tables(value: object, where: str) -> list[Mapping[str, object]]:

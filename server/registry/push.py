@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
+from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError, NotFound
 from moorage.server.model import Image, LayerBlob
 from moorage.server.registry import manifest as manifests
 from moorage.server.registry.client import Client
@@ -107,14 +107,30 @@ class Transfer:
         packed = self._blobs(image, document, layers)
         config = self._graph.document(image.id)
         rewritten = bool(packed)
+        if rewritten and ":" in target:
+            message = f"cannot push {self._reference.repository}@{target}: the blob of its layer {next(iter(packed))} is not to be had"
+            hint = "another blob gives another digest: push the image by a tag, or pull it again with keep_blobs of [registry]"
+            raise FailedPrecondition(message, reason="BLOB_LOST", hint=hint)
         if packed:
             document, config = _rewritten(document, config, packed)
-            if ":" in target:
-                target = document.digest
         self._config(document.config, config)
         self.put_manifest(document.raw, document.media_type, document.digest, target)
         name = f"{self._reference.repository}{'@' if ':' in target else ':'}{target}"
         return Pushed(name, document.digest, len(document.raw), document.media_type, rewritten)
+
+    def copy(self, document: Manifest, origin: Reference) -> None:
+        """Have an image there, by digest, that another repository has. Raises NotFound when that lacks one of its blobs."""
+        self._origins.add(document, [origin])
+        self._widen(document)
+        for blob in (*document.layers, document.config):
+            if not any(word in blob.media_type for word in _FOREIGN):
+                self._report(blob.digest, PushStage.WAITING, 0, blob.size)
+                try:
+                    self._put(blob, blob.digest, self._sources(blob))
+                except _Unavailable:
+                    message = f"cannot copy {origin}: its blob {blob.digest} is not to be had"
+                    raise NotFound(message, reason="REGISTRY_NOT_FOUND") from None
+        self.put_manifest(document.raw, document.media_type, document.digest, document.digest)
 
     def put_manifest(self, raw: bytes, media_type: str, digest: str, target: str) -> None:
         """Name a document whose parts are there. Raises Internal when the registry says that it has something else now."""
@@ -143,12 +159,7 @@ class Transfer:
 
     def _widen(self, document: Manifest) -> None:
         """Ask for access that covers the repositories to mount from: a token is for the scopes it was asked for."""
-        reference = self._reference
-        sources = {
-            path
-            for blob in document.layers
-            for path in self._origins.repositories(blob.digest, reference.domain, reference.path)
-        }
+        sources = {path for blob in document.layers for path in self._sources(blob)}
         if sources:
             self.remote = self._open(tuple(sorted(sources))[:8])
             self._uploader = self._uploader_to(self.remote)
@@ -185,9 +196,8 @@ class Transfer:
 
     def _layer(self, blob: Descriptor, chain_id: str) -> LayerBlob | None:
         """Send one layer; answers the blob that was packed in its place, if it had to be."""
-        sources = self._origins.repositories(blob.digest, self._reference.domain, self._reference.path)
         try:
-            self._put(blob, blob.digest, sources)
+            self._put(blob, blob.digest, self._sources(blob))
         except _Unavailable:
             return self._stand_in(blob, chain_id)
         return None
@@ -205,6 +215,10 @@ class Transfer:
             self._put(Descriptor(packed.media_type, packed.digest, packed.size), blob.digest, [])
             used(packed.digest)
         return packed
+
+    def _sources(self, blob: Descriptor) -> list[str]:
+        """The repositories of the same registry that may have a blob."""
+        return self._origins.repositories(blob.digest, self._reference.domain, self._reference.path)
 
     def _put(self, blob: Descriptor, shown: str, sources: list[str]) -> None:
         def moved(count: int) -> None:
@@ -254,8 +268,7 @@ class Transfer:
 
     def _config(self, blob: Descriptor, config: bytes) -> None:
         self._report(blob.digest, PushStage.WAITING, 0, blob.size)
-        sources = self._origins.repositories(blob.digest, self._reference.domain, self._reference.path)
-        sent = self._uploader.put(blob, lambda: io.BytesIO(config), sources)
+        sent = self._uploader.put(blob, lambda: io.BytesIO(config), self._sources(blob))
         self._report(blob.digest, _STAGES[sent], blob.size, blob.size)
 
 

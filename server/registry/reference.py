@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from moorage.server.errors import InvalidArgument
 
@@ -27,6 +28,7 @@ MAX_NAME = 255
 MAX_TAG = 128
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha512": 128}
+_HUB = frozenset({DEFAULT_DOMAIN, "index.docker.io", "registry-1.docker.io", "hub.docker.com"})
 _OFFICIAL = "library/"
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
@@ -75,6 +77,52 @@ class Reference:
 
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+@dataclass(frozen=True)
+class ShortNames:
+    """What a name without a domain means: an alias, else a repository of the one registry `default` (empty to refuse such names).
+
+    There is no list of registries to search: a name means one thing, whatever registries have.
+    """
+
+    default: str = DEFAULT_DOMAIN
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def parse(self, text: str) -> Reference:
+        """As the module's `parse`, with these rules for short names."""
+        first, slash, _ = text.partition("/")
+        if slash and _is_domain(first):
+            return parse(text)
+        domain, rest = self.split(text)
+        return parse(rest if domain == DEFAULT_DOMAIN else f"{domain}/{rest}")
+
+    def split(self, text: str) -> tuple[str, str]:
+        """The domain that a text means, and what follows it."""
+        first, slash, rest = text.partition("/")
+        if slash and _is_domain(first):
+            return canonical_domain(first), rest
+        name = text.partition("@")[0].partition(":")[0]
+        if name in self.aliases:
+            domain, _, path = self.aliases[name].partition("/")
+            return domain, path + text[len(name) :]
+        if not self.default and text and not _ID.fullmatch(text):
+            hint = "write it with its registry, or set short_names or aliases of [registry]"
+            raise InvalidArgument(f"{_shown(text)} names no registry", reason="SHORT_NAME", hint=hint)
+        return self.default or DEFAULT_DOMAIN, text
+
+
+def canonical_domain(text: str) -> str:
+    """A registry as references name it; takes what people and Docker's configuration call it too (`https://index.docker.io/v1/`)."""
+    host = text.split("://", 1)[-1].partition("/")[0]
+    return DEFAULT_DOMAIN if host in _HUB else host
+
+
+def parse_domain(text: str) -> str:
+    """A registry's canonical name. Raises InvalidArgument."""
+    domain = canonical_domain(text)
+    _check_domain(text, domain)
+    return domain
 
 
 def parse(text: str) -> Reference:

@@ -67,6 +67,11 @@ class Remote:
         """`https://host:port`."""
         return self._base
 
+    @property
+    def presented(self) -> bool:
+        """Whether credentials were asked for and shown."""
+        return self._authorizer.presented
+
     def get(self, path: str, headers: Mapping[str, str], subject: Subject, cancel: CancelToken) -> Answer:
         """GET `/v2/<repository>/<path>` with retries; answer a response with status 200 or 206."""
         attempts = Attempts(self.retries, cancel)

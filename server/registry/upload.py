@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Internal, MoorageError, NotFound
-from moorage.server.registry.manifest import Descriptor
+from moorage.server.registry.manifest import ACCEPT, Descriptor
 from moorage.server.registry.problems import Subject, TryAgain, shown
 from moorage.server.registry.remote import Attempts, Remote
 from moorage.server.registry.throttle import Throttle
@@ -49,7 +49,8 @@ class Uploader:
     def exists(self, digest: str, kind: str = "blobs") -> bool:
         """Whether the repository has a blob (or, of `kind` "manifests", a manifest)."""
         subject = self._subject("look for", digest)
-        with self._remote.send("HEAD", f"{kind}/{digest}", {}, subject, self._cancel, expect=(200, 404)) as answer:
+        headers = {"Accept": ACCEPT} if kind == "manifests" else {}
+        with self._remote.send("HEAD", f"{kind}/{digest}", headers, subject, self._cancel, expect=(200, 404)) as answer:
             return answer.status == 200
 
     def put(

@@ -23,6 +23,7 @@ from moorage.v1.network_pb2_grpc import NetworkServiceStub
 from moorage.v1.runtime_pb2_grpc import RuntimeServiceStub
 from moorage.v1.system_pb2_grpc import SystemServiceStub
 from tests.fakekernel import IMAGE, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller
+from tests.fakerooms import fake_registry
 
 
 @dataclass
@@ -48,6 +49,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             db=db,
             graph=cast(Any, graph),
             puller=cast(Any, puller),
+            **fake_registry(stack),
             exec_driver=kernel,
             network_drivers={name: PassiveDriver(db, cast(Any, name)) for name in ("bridge", "host", "none")},
             cgroups=cast(CgroupManager, FakeCgroups()),

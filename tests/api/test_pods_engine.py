@@ -41,6 +41,7 @@ from moorage.server.model import (
 from moorage.server.networkdriver.passive import PassiveDriver
 from tests.enginehouse import EngineHouse, pod_config
 from tests.fakekernel import IMAGE, IMAGE_ID, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller
+from tests.fakerooms import fake_registry
 
 
 class Engine(EngineHouse):
@@ -58,6 +59,7 @@ class Engine(EngineHouse):
             db=db,
             graph=cast(Any, self.graph),
             puller=cast(Any, FakePuller(IMAGE)),
+            **fake_registry(stack),
             exec_driver=self.kernel,
             network_drivers={name: PassiveDriver(db, cast(Any, name)) for name in ("bridge", "host", "none")},
             cgroups=cast(CgroupManager, self.cgroups),

@@ -10,6 +10,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PullPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PULL_POLICY_UNSPECIFIED: _ClassVar[PullPolicy]
+    PULL_POLICY_ALWAYS: _ClassVar[PullPolicy]
+    PULL_POLICY_MISSING: _ClassVar[PullPolicy]
+    PULL_POLICY_NEVER: _ClassVar[PullPolicy]
+
 class PullStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PULL_STAGE_UNSPECIFIED: _ClassVar[PullStage]
@@ -20,6 +27,22 @@ class PullStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PULL_STAGE_UNPACKING: _ClassVar[PullStage]
     PULL_STAGE_DONE: _ClassVar[PullStage]
     PULL_STAGE_EXISTS: _ClassVar[PullStage]
+
+class PushStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PUSH_STAGE_UNSPECIFIED: _ClassVar[PushStage]
+    PUSH_STAGE_PREPARING: _ClassVar[PushStage]
+    PUSH_STAGE_WAITING: _ClassVar[PushStage]
+    PUSH_STAGE_FETCHING: _ClassVar[PushStage]
+    PUSH_STAGE_PACKING: _ClassVar[PushStage]
+    PUSH_STAGE_UPLOADING: _ClassVar[PushStage]
+    PUSH_STAGE_DONE: _ClassVar[PushStage]
+    PUSH_STAGE_EXISTS: _ClassVar[PushStage]
+    PUSH_STAGE_MOUNTED: _ClassVar[PushStage]
+PULL_POLICY_UNSPECIFIED: PullPolicy
+PULL_POLICY_ALWAYS: PullPolicy
+PULL_POLICY_MISSING: PullPolicy
+PULL_POLICY_NEVER: PullPolicy
 PULL_STAGE_UNSPECIFIED: PullStage
 PULL_STAGE_RESOLVING: PullStage
 PULL_STAGE_WAITING: PullStage
@@ -28,6 +51,15 @@ PULL_STAGE_VERIFYING: PullStage
 PULL_STAGE_UNPACKING: PullStage
 PULL_STAGE_DONE: PullStage
 PULL_STAGE_EXISTS: PullStage
+PUSH_STAGE_UNSPECIFIED: PushStage
+PUSH_STAGE_PREPARING: PushStage
+PUSH_STAGE_WAITING: PushStage
+PUSH_STAGE_FETCHING: PushStage
+PUSH_STAGE_PACKING: PushStage
+PUSH_STAGE_UPLOADING: PushStage
+PUSH_STAGE_DONE: PushStage
+PUSH_STAGE_EXISTS: PushStage
+PUSH_STAGE_MOUNTED: PushStage
 
 class Platform(_message.Message):
     __slots__ = ("os", "architecture", "variant")
@@ -40,26 +72,30 @@ class Platform(_message.Message):
     def __init__(self, os: _Optional[str] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class RegistryAuth(_message.Message):
-    __slots__ = ("username", "password", "identity_token", "registry_token")
+    __slots__ = ("username", "password", "identity_token", "registry_token", "registry")
     USERNAME_FIELD_NUMBER: _ClassVar[int]
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_TOKEN_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
     username: str
     password: str
     identity_token: str
     registry_token: str
-    def __init__(self, username: _Optional[str] = ..., password: _Optional[str] = ..., identity_token: _Optional[str] = ..., registry_token: _Optional[str] = ...) -> None: ...
+    registry: str
+    def __init__(self, username: _Optional[str] = ..., password: _Optional[str] = ..., identity_token: _Optional[str] = ..., registry_token: _Optional[str] = ..., registry: _Optional[str] = ...) -> None: ...
 
 class PullImageRequest(_message.Message):
-    __slots__ = ("reference", "platform", "auth")
+    __slots__ = ("reference", "platform", "auth", "policy")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     AUTH_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     reference: str
     platform: Platform
     auth: RegistryAuth
-    def __init__(self, reference: _Optional[str] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ..., auth: _Optional[_Union[RegistryAuth, _Mapping]] = ...) -> None: ...
+    policy: PullPolicy
+    def __init__(self, reference: _Optional[str] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ..., auth: _Optional[_Union[RegistryAuth, _Mapping]] = ..., policy: _Optional[_Union[PullPolicy, str]] = ...) -> None: ...
 
 class PullImageResponse(_message.Message):
     __slots__ = ("digest", "stage", "current_bytes", "total_bytes", "image")
@@ -74,6 +110,44 @@ class PullImageResponse(_message.Message):
     total_bytes: int
     image: Image
     def __init__(self, digest: _Optional[str] = ..., stage: _Optional[_Union[PullStage, str]] = ..., current_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
+
+class PushImageRequest(_message.Message):
+    __slots__ = ("reference", "destination", "auth")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    AUTH_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    destination: str
+    auth: RegistryAuth
+    def __init__(self, reference: _Optional[str] = ..., destination: _Optional[str] = ..., auth: _Optional[_Union[RegistryAuth, _Mapping]] = ...) -> None: ...
+
+class PushImageResponse(_message.Message):
+    __slots__ = ("digest", "stage", "current_bytes", "total_bytes", "pushed")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PUSHED_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    stage: PushStage
+    current_bytes: int
+    total_bytes: int
+    pushed: Pushed
+    def __init__(self, digest: _Optional[str] = ..., stage: _Optional[_Union[PushStage, str]] = ..., current_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., pushed: _Optional[_Union[Pushed, _Mapping]] = ...) -> None: ...
+
+class Pushed(_message.Message):
+    __slots__ = ("reference", "digest", "size_bytes", "media_type", "rewritten")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    REWRITTEN_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    digest: str
+    size_bytes: int
+    media_type: str
+    rewritten: bool
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., media_type: _Optional[str] = ..., rewritten: _Optional[bool] = ...) -> None: ...
 
 class Image(_message.Message):
     __slots__ = ("id", "tags", "digests", "created_at", "size_bytes", "platform", "labels", "config", "layers", "used_by")

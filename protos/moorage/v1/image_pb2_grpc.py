@@ -40,6 +40,11 @@ class ImageServiceStub:
                 request_serializer=moorage_dot_v1_dot_image__pb2.PullImageRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_image__pb2.PullImageResponse.FromString,
                 _registered_method=True)
+        self.PushImage = channel.unary_stream(
+                '/moorage.v1.ImageService/PushImage',
+                request_serializer=moorage_dot_v1_dot_image__pb2.PushImageRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.PushImageResponse.FromString,
+                _registered_method=True)
         self.ListImages = channel.unary_unary(
                 '/moorage.v1.ImageService/ListImages',
                 request_serializer=moorage_dot_v1_dot_image__pb2.ListImagesRequest.SerializeToString,
@@ -82,6 +87,17 @@ class ImageServiceServicer:
         Errors: INVALID_ARGUMENT (malformed reference), NOT_FOUND (no such repository, tag or platform), UNAUTHENTICATED,
         PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx), RESOURCE_EXHAUSTED (429, a cap or a full disk),
         DATA_LOSS (content does not match its digest).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PushImage(self, request, context):
+        """PushImage sends an image to a registry and streams its progress: blobs that are there are skipped, blobs of a sister repository mounted,
+        the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
+        points to what it did before, and what got through is skipped by the next push.
+        Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
+        RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +154,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.PullImage,
                     request_deserializer=moorage_dot_v1_dot_image__pb2.PullImageRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_image__pb2.PullImageResponse.SerializeToString,
+            ),
+            'PushImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.PushImage,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.PushImageRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.PushImageResponse.SerializeToString,
             ),
             'ListImages': grpc.unary_unary_rpc_method_handler(
                     servicer.ListImages,
@@ -198,6 +219,33 @@ class ImageService:
             '/moorage.v1.ImageService/PullImage',
             moorage_dot_v1_dot_image__pb2.PullImageRequest.SerializeToString,
             moorage_dot_v1_dot_image__pb2.PullImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.ImageService/PushImage',
+            moorage_dot_v1_dot_image__pb2.PushImageRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.PushImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

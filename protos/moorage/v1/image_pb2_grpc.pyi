@@ -40,6 +40,13 @@ class ImageServiceStub:
     PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx), RESOURCE_EXHAUSTED (429, a cap or a full disk),
     DATA_LOSS (content does not match its digest).
     """
+    PushImage: _grpc.UnaryStreamMultiCallable[_image_pb2.PushImageRequest, _image_pb2.PushImageResponse]
+    """PushImage sends an image to a registry and streams its progress: blobs that are there are skipped, blobs of a sister repository mounted,
+    the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
+    points to what it did before, and what got through is skipped by the next push.
+    Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
+    RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
+    """
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]
     """ListImages lists the images of the graph, newest first, in pages."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.Image]
@@ -67,6 +74,13 @@ class ImageServiceAsyncStub(ImageServiceStub):
     Errors: INVALID_ARGUMENT (malformed reference), NOT_FOUND (no such repository, tag or platform), UNAUTHENTICATED,
     PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx), RESOURCE_EXHAUSTED (429, a cap or a full disk),
     DATA_LOSS (content does not match its digest).
+    """
+    PushImage: _aio.UnaryStreamMultiCallable[_image_pb2.PushImageRequest, _image_pb2.PushImageResponse]  # type: ignore[assignment]
+    """PushImage sends an image to a registry and streams its progress: blobs that are there are skipped, blobs of a sister repository mounted,
+    the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
+    points to what it did before, and what got through is skipped by the next push.
+    Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
+    RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
     """
     ListImages: _aio.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]  # type: ignore[assignment]
     """ListImages lists the images of the graph, newest first, in pages."""
@@ -98,6 +112,19 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (malformed reference), NOT_FOUND (no such repository, tag or platform), UNAUTHENTICATED,
         PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx), RESOURCE_EXHAUSTED (429, a cap or a full disk),
         DATA_LOSS (content does not match its digest).
+        """
+
+    @_abc_1.abstractmethod
+    def PushImage(
+        self,
+        request: _image_pb2.PushImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.PushImageResponse], _abc.AsyncIterator[_image_pb2.PushImageResponse]]:
+        """PushImage sends an image to a registry and streams its progress: blobs that are there are skipped, blobs of a sister repository mounted,
+        the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
+        points to what it did before, and what got through is skipped by the next push.
+        Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
+        RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,82 @@
+"""The SDK's registries and indexes. See `sdk.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from moorage.client.caller import Caller
+from moorage.client.streams import Push
+from moorage.v1 import image_pb2, registry_pb2, registry_pb2_grpc
+
+Auth = image_pb2.RegistryAuth | None
+
+
+class Registry:
+    """What registries can be asked, and what goes there beside images. `auth` is for one call only."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._stub = registry_pb2_grpc.RegistryServiceStub(caller.channel)
+
+    def authenticate(self, registry: str, auth: image_pb2.RegistryAuth) -> bool:
+        """Try credentials at a registry; answers whether it asked for any."""
+        request = registry_pb2.AuthenticateRequest(registry=registry, auth=auth)
+        return self._caller.unary(self._stub.Authenticate, request).asked
+
+    def search(
+        self, term: str, *, limit: int = 25, official: bool = False, min_stars: int = 0, auth: Auth = None
+    ) -> Sequence[registry_pb2.FoundRepository]:
+        """Repositories that a registry's search, or its catalogue, finds."""
+        request = registry_pb2.SearchRegistryRequest(
+            term=term, limit=limit, official=official, min_stars=min_stars, auth=auth
+        )
+        return self._caller.unary(self._stub.SearchRegistry, request).results
+
+    def tags(self, repository: str, *, auth: Auth = None) -> Iterator[str]:
+        """The tags of a repository, page by page."""
+        request = registry_pb2.ListTagsRequest(repository=repository, auth=auth)
+        for page in self._caller.pages(self._stub.ListTags, request):
+            yield from page.tags
+
+    def repositories(self, registry: str, *, auth: Auth = None) -> Iterator[str]:
+        """The repositories of a registry, page by page."""
+        request = registry_pb2.ListRepositoriesRequest(registry=registry, auth=auth)
+        for page in self._caller.pages(self._stub.ListRepositories, request):
+            yield from page.repositories
+
+    def referrers(
+        self, reference: str, *, artifact_type: str = "", auth: Auth = None
+    ) -> registry_pb2.ListReferrersResponse:
+        """What refers to a manifest."""
+        request = registry_pb2.ListReferrersRequest(reference=reference, artifact_type=artifact_type, auth=auth)
+        return self._caller.unary(self._stub.ListReferrers, request)
+
+    def delete(self, reference: str, *, auth: Auth = None) -> str:
+        """Delete a tag or manifest from its registry; answers its digest."""
+        request = registry_pb2.DeleteManifestRequest(reference=reference, auth=auth)
+        return self._caller.unary(self._stub.DeleteManifest, request).digest
+
+    def manifest(self, reference: str, *, auth: Auth = None) -> registry_pb2.GetManifestResponse:
+        """The manifest or index of a name: of an index here, else from the registry."""
+        request = registry_pb2.GetManifestRequest(reference=reference, auth=auth)
+        return self._caller.unary(self._stub.GetManifest, request)
+
+    def create_index(
+        self, name: str, images: Sequence[str], *, annotations: Mapping[str, str] | None = None, auth: Auth = None
+    ) -> registry_pb2.Index:
+        """Make an index of images here, or in registries."""
+        request = registry_pb2.CreateIndexRequest(name=name, images=images, annotations=annotations, auth=auth)
+        return self._caller.unary(self._stub.CreateIndex, request)
+
+    def indexes(self) -> Sequence[registry_pb2.Index]:
+        """The indexes here, by name."""
+        return self._caller.unary(self._stub.ListIndexes, registry_pb2.ListIndexesRequest()).indexes
+
+    def remove_index(self, name: str) -> None:
+        """Delete an index here; its images stay."""
+        self._caller.unary(self._stub.RemoveIndex, registry_pb2.RemoveIndexRequest(name=name))
+
+    def push_index(self, name: str, destination: str = "", *, auth: Auth = None) -> Push:
+        """Start pushing an index with its images."""
+        request = registry_pb2.PushIndexRequest(name=name, destination=destination, auth=auth)
+        return Push(self._stub.PushIndex(request), self._caller.error)
