@@ -15,6 +15,8 @@ from moorage.client.errors import MoorageError
 
 VERBS = (
     "attach",
+    "build",
+    "builder",
     "commit",
     "completion",
     "create",

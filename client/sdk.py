@@ -12,6 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from moorage.client.builds import Builds
 from moorage.client.caller import Caller, timestamp
 from moorage.client.connection import TLS, connect
 from moorage.client.images import Images
@@ -41,6 +42,7 @@ class Client:
         channel, address = connect(url, tls=tls, insecure=insecure)
         self._caller = Caller(channel, address, timeout)
         self.images = Images(self._caller)
+        self.builds = Builds(self._caller)
         self.containers = Containers(self._caller)
         self.networks = Networks(self._caller)
         self.registry = Registry(self._caller)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moorage.server import doctor, probes
+from moorage.server.api.builds import BuildService
 from moorage.server.api.cri import images as cri_images
 from moorage.server.api.cri import runtime as cri_runtime
 from moorage.server.api.cri.calls import Features, Setting
@@ -19,9 +20,15 @@ from moorage.server.api.registry import RegistryService
 from moorage.server.api.runtime import RuntimeService
 from moorage.server.api.server import ApiServer
 from moorage.server.api.system import VERSION, SystemService
+from moorage.server.builder.cache import BuildCache
+from moorage.server.builder.run import Tools
+from moorage.server.builder.running import Workshop
+from moorage.server.builder.trees import Trees
 from moorage.server.config import Config
 from moorage.server.engine import commands, handlers
 from moorage.server.engine.adjust import Adjust
+from moorage.server.engine.buildhouse import Parts
+from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Engine, Lane, Verb
 from moorage.server.engine.events import EventLog
@@ -47,7 +54,7 @@ from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.execdriver.spec import default_seccomp
 from moorage.server.graph import drivers as graphdrivers
-from moorage.server.graph.confined import ConfinedRunner
+from moorage.server.graph.confined import ConfinedRunner, RunTask
 from moorage.server.graph.content import ContentStore
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import GraphDB
@@ -55,6 +62,7 @@ from moorage.server.graph.indexes import Indexes
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.cgroups.figures import FigureReader
+from moorage.server.model import Platform
 from moorage.server.networkdriver import drivers as networkdrivers
 from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.bridge import BridgeDriver
@@ -78,6 +86,7 @@ class Rooms:
     exec_driver: ExecDriver
     network_drivers: Mapping[str, NetworkDriver]
     cgroups: CgroupManager
+    run_task: RunTask
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
         exec_driver=NativeDriver(Path(config.state), spawner),
         network_drivers=networkdrivers.table(db, bridge),
         cgroups=cgroups.detect(),
+        run_task=spawner.run_task,
     )
 
 
@@ -168,6 +178,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         images=images,
         registries=Registries(engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer),
         store=Store(graph, images, containers, rooms.cgroups, places.cgroup_path),
+        builds=Builds(Parts(engine, images, containers, lifecycle, places), _tools(config, rooms)),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )
@@ -176,6 +187,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         config,
         metrics,
         images=ImageService(engine),
+        builds=BuildService(engine),
         runtime=RuntimeService(
             engine,
             log_path=places.log_path,
@@ -206,6 +218,13 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         cgroups=rooms.cgroups,
     )
     return Daemon(engine, api, containers, pods, recovery, rooms, metrics)
+
+
+def _tools(config: Config, rooms: Rooms) -> Tools:
+    """What builds share."""
+    cache, trees = BuildCache(rooms.db, rooms.graph), Trees(rooms.run_task)
+    cache.drop_unsafe()
+    return Tools(rooms.graph, cache, trees, Workshop(Path(config.root), Path(config.state), trees), Platform())
 
 
 def _cri(config: Config, engine: Engine, rooms: Rooms) -> Setting:

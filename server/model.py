@@ -288,6 +288,8 @@ class Container:
     """The image by repository and digest as it was called when the container was made; its ID where it had no such name."""
     mounted_images: tuple[str, ...] = ()
     """IDs of the images that its mounts of kind `image` show, in their order."""
+    transient: bool = False
+    """Made by a build for one step: its root file system is the builder's, and it does not outlive the daemon."""
 
     @property
     def pod(self) -> str:

@@ -410,3 +410,8 @@ class FakePuller:
         if self.fail:
             raise self.fail
         return self.image
+
+
+def no_task(name: str, args: Mapping[str, Any], fds: Sequence[int], cancel: CancelToken | None) -> dict[str, Any]:
+    """There is no spawner that would run a task."""
+    raise Unavailable(f"task {name} cannot be run: there is no spawner")

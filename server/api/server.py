@@ -26,6 +26,8 @@ from moorage.server.engine.job import Job
 from moorage.server.engine.metrics import Metrics
 from moorage.server.streaming.server import StreamingServer
 from moorage.v1 import (
+    build_pb2,
+    build_pb2_grpc,
     image_pb2,
     image_pb2_grpc,
     network_pb2,
@@ -51,6 +53,7 @@ NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
         (image_pb2, "ImageService"),
+        (build_pb2, "BuildService"),
         (runtime_pb2, "RuntimeService"),
         (network_pb2, "NetworkService"),
         (registry_pb2, "RegistryService"),
@@ -70,6 +73,7 @@ class ApiServer:
         metrics: Metrics,
         *,
         images: image_pb2_grpc.ImageServiceServicer,
+        builds: build_pb2_grpc.BuildServiceServicer,
         runtime: runtime_pb2_grpc.RuntimeServiceServicer,
         network: network_pb2_grpc.NetworkServiceServicer,
         registry: registry_pb2_grpc.RegistryServiceServicer,
@@ -83,6 +87,7 @@ class ApiServer:
         self._metrics = metrics
         self._services: dict[Any, Any] = {
             image_pb2_grpc.add_ImageServiceServicer_to_server: images,
+            build_pb2_grpc.add_BuildServiceServicer_to_server: builds,
             runtime_pb2_grpc.add_RuntimeServiceServicer_to_server: runtime,
             network_pb2_grpc.add_NetworkServiceServicer_to_server: network,
             registry_pb2_grpc.add_RegistryServiceServicer_to_server: registry,

@@ -87,6 +87,12 @@ class BuildContext:
     def get(self, path: str) -> ContextEntry | None:
         return self._entries.get(path)
 
+    def leads_through_link(self, path: str) -> bool:
+        """Whether a symbolic link is among a path's directories."""
+        parts = path.split("/")
+        found = (self._entries.get("/".join(parts[:depth])) for depth in range(1, len(parts)))
+        return any(entry is not None and entry.kind == "link" for entry in found)
+
     def choose(self, patterns: Sequence[str], fail: Callable[[str], Exception]) -> list[Chosen]:
         """What each pattern names: a directory's contents, or files by their last names. `fail` makes the error for one that names
         nothing."""

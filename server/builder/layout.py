@@ -8,8 +8,8 @@ from __future__ import annotations
 import posixpath
 import re
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from moorage.server.builder import instructions as ins
 from moorage.server.builder import runmounts
@@ -17,7 +17,7 @@ from moorage.server.builder.imagespec import ImageSpec
 from moorage.server.builder.instructions import Command, Instruction
 from moorage.server.builder.lexer import Line
 from moorage.server.builder.parse import parse_trigger
-from moorage.server.builder.plan import PROXIES, Plan, Stage, references
+from moorage.server.builder.plan import PROXIES, Plan, Stage
 from moorage.server.builder.runmounts import RunMount
 from moorage.server.builder.source import Place
 from moorage.server.builder.words import Expander, WordError
@@ -88,11 +88,10 @@ Action = RunAction | CopyAction | DirectoryAction
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a stage; without `action` it changes settings only. `history` is what the image tells of it."""
+    """One step of a stage; without `action` it changes settings only."""
 
     place: Place
     text: str
-    history: str
     action: Action | None = None
 
 
@@ -140,8 +139,7 @@ class _Layouter:
             action = self._apply(each)
         except WordError as error:
             raise each.place.error(f"{each.text.partition(' ')[0]}: {error}") from None
-        history = f"{each.text} # moorage"
-        return Step(each.place, each.text, history, action)
+        return Step(each.place, each.text, action)
 
     # --- variables ----------------------------------------------------------------------------------------------------
 
@@ -277,7 +275,7 @@ class _Layouter:
     # --- steps that change files --------------------------------------------------------------------------------------
 
     def _run(self, each: ins.Run) -> RunAction:
-        mounts = tuple(runmounts.read(self._plain(text), each.place, self._word) for text in each.mounts)
+        mounts = tuple(self._at_work(runmounts.read(self._plain(text), each.place, self._word)) for text in each.mounts)
         origins = tuple(
             self._origin(mount.origin, each.place, f"RUN --mount=…,from={mount.origin}") for mount in mounts
         )
@@ -295,6 +293,12 @@ class _Layouter:
             script=script,
             hidden=tuple(f"{name}={value}" for name, value in hidden.items() if name not in env),
         )
+
+    def _at_work(self, mount: RunMount) -> RunMount:
+        """A mount with its target made absolute; a secret that is only a variable has none."""
+        if not mount.target:
+            return mount
+        return replace(mount, target=posixpath.normpath(posixpath.join(self._spec.working_dir, mount.target)))
 
     def _plain(self, text: str) -> str:
         """A flag without the quotes around it; its variables are replaced value by value."""
@@ -389,19 +393,3 @@ class _Layouter:
 
 SCRIPT = "/dev/moorage-script"
 """Where a RUN that is a here-document with a `#!` line finds it."""
-
-
-def static_needs(plan: Plan, stage: Stage) -> set[int]:
-    """The stages that a stage's own instructions take files from: what can be begun before its base is known."""
-    found = set[int]()
-    for text, place, flag in references(stage):
-        origin = plan.origin(text, stage.index, place, flag)
-        if isinstance(origin, int):
-            found.add(origin)
-    return found
-
-
-def labelled(spec: ImageSpec, labels: Mapping[str, str]) -> ImageSpec:
-    """The settings with labels of the caller's on top."""
-    spec.add_labels(dict(labels))
-    return spec

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import RawIOBase
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from moorage.server.cancel import CancelToken
-from moorage.server.graph.confined import CHUNK, PIPE_SIZE, RunTask
+from moorage.server.graph.confined import CHUNK, PIPE_SIZE, RunTask, opened
 from moorage.server.graph.drivers.base import RootfsMount, Sink
 
 
@@ -67,10 +68,15 @@ class Trees:
                     feeder(pipe)
             task.result()
 
+    def look(self, layers: Sequence[RootfsMount], patterns: Sequence[str], what: str) -> tuple[int, int]:
+        """How many files and directories patterns name. Raises InvalidArgument when one names nothing."""
+        found = self._run("build_look", {"layers": tables(layers), "patterns": list(patterns), "what": what}, [], None)
+        return int(found["files"]), int(found["directories"])
+
     def take(
         self, layers: Sequence[RootfsMount], patterns: Sequence[str], what: str, sink: Sink, cancel: CancelToken
-    ) -> tuple[int, int]:
-        """Pack what patterns name into `sink`; answers how many files and directories they named."""
+    ) -> None:
+        """Pack what patterns name into `sink`."""
         args = {"layers": tables(layers), "patterns": list(patterns), "what": what}
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1, "moorage-build-take"))
@@ -81,8 +87,13 @@ class Trees:
                 while data := pipe.read(CHUNK):
                     cancel.check()
                     sink.write(data)
-            result = task.result()
-        return int(result["files"]), int(result["directories"])
+            task.result()
+
+    def remove(self, directory: Path) -> None:
+        """Delete a directory that containers have written to."""
+        with opened(str(directory)) as fd:
+            self._run("remove_tree", {}, [fd], None)
+        directory.rmdir()
 
     def _with_end(self, name: str, args: dict[str, Any], fd: int, cancel: CancelToken) -> dict[str, Any]:
         """Run a task at one end of a pipe, which is closed with it: so the other end is not left waiting."""

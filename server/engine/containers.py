@@ -82,7 +82,8 @@ class Containers:
         with self._db.transaction() as tx:
             tx.put(KIND, container.id, container)
             tx.link(NAME, container.name, container.id)
-            tx.link(IMAGE, container.id, container.image_id, source=container.id)
+            if container.image_id:
+                tx.link(IMAGE, container.id, container.image_id, source=container.id)
             for number, image_id in enumerate(container.mounted_images):
                 tx.link(IMAGE, f"{container.id}/{number}", image_id, source=container.id)
             if container.pod_id:

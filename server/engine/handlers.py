@@ -6,11 +6,13 @@ identical call joins one that still runs.
 
 from __future__ import annotations
 
+from moorage.server.engine import buildcommands as b
 from moorage.server.engine import commands as c
 from moorage.server.engine import podcommands as p
 from moorage.server.engine import registrycommands as r
 from moorage.server.engine import storecommands as s
 from moorage.server.engine.adjust import Adjust
+from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane, Verb
 from moorage.server.engine.events import EventLog
@@ -43,6 +45,7 @@ def table(
     images: Images,
     registries: Registries,
     store: Store,
+    builds: Builds,
     networks: Networks,
     system: System,
 ) -> list[Verb]:
@@ -132,6 +135,9 @@ def table(
         Verb("df", s.Measure, store.measure, Lane.DISK),
         Verb("viz", s.Viz, store.viz, Lane.KERNEL),
         Verb("commit", s.Commit, store.commit, Lane.DISK, lambda x: x.container, committed),
+        # builds
+        Verb("build", b.Build, builds.build, Lane.WAIT, lambda x: ",".join(x.tags)),
+        Verb("build_prune", b.PruneBuilds, builds.prune, Lane.DISK),
         # registries
         Verb("push", r.Push, registries.push, Lane.WAIT, lambda x: x.destination or x.reference),
         Verb("auth", r.Authenticate, registries.authenticate, Lane.LOOKUP, lambda x: x.registry),

@@ -310,7 +310,8 @@ class Lifecycle:
         if container.pod_id:
             # Until now the supervisor has kept how it ended.
             self._exec.remove_container(container.pod_id, container.id)
-        self._graph.remove_rootfs(container.id)
+        if not container.transient:
+            self._graph.remove_rootfs(container.id)
         shutil.rmtree(self._places.directory(container.id), ignore_errors=True)
         self._containers.delete(container)
         for image_id in {container.image_id, *container.mounted_images}:

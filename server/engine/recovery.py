@@ -104,6 +104,10 @@ class Recovery:
     def _settle(self, container: Container, pod: PodStatus | None) -> None:
         inside = _status(container, pod)
         match container.state:
+            case _ if container.transient:
+                log.info("ended step of a build", extra={"container": container.id})
+                self._release(container)
+                self._lifecycle.delete(replace(container, state="removing"))
             case "running" if inside is not None and inside.exit is None:
                 log.info("adopted", extra={"container": container.id, "pid": inside.pid})
                 if inside.pid != container.pid:

@@ -294,7 +294,9 @@ class Graph:
         return self.driver.rootfs(container_id)
 
     def view(self, image_id: str) -> tuple[RootfsMount, ...]:
-        """The mounts that show an image's files, to be made read-only."""
+        """The mounts that show the files of an image, or of a chain of layers, to be made read-only."""
+        if self.has_layer(image_id):
+            return self.driver.view(image_id)
         image = self._by_id(image_id)
         return self.driver.view(image.layers[-1].chain_id if image.layers else "")
 

@@ -109,25 +109,32 @@ def put(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def take(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Pack what `patterns` name into the descriptor fds[0]: a directory's contents, or a file by its last name.
-
-    Answers how many `files` and `directories` were named. Raises Failure InvalidArgument for a pattern that names nothing.
-    """
+    """Pack what `patterns` name into the descriptor fds[0]: a directory's contents, or a file by its last name."""
     (out,) = fds
     root = enter_root(args["layers"])
     packer = Taker(root, TarWriter(out), {"form": "plain"}, -1)
-    files = directories = 0
+    for path in _named(root, args):
+        packer.take(path)
+    packer.finish()
+    return {}
+
+
+def look(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Answer how many `files` and `directories` are what `patterns` name.
+
+    Raises Failure InvalidArgument for a pattern that names nothing.
+    """
+    root = enter_root(args["layers"])
+    directories = [_is_directory(root, path) for path in _named(root, args)]
+    return {"files": directories.count(False), "directories": directories.count(True)}
+
+
+def _named(root: int, args: dict[str, Any]) -> Iterator[str]:
     for pattern in args["patterns"]:
         matches = list(expand(root, pattern))
         if not matches:
             raise Failure("InvalidArgument", f"{args['what']}: {pattern}: no such file or directory", path=pattern)
-        for path in matches:
-            if packer.take(path):
-                directories += 1
-            else:
-                files += 1
-    packer.finish()
-    return {"files": files, "directories": directories}
+        yield from matches
 
 
 # --- paths inside -----------------------------------------------------------------------------------------------------
@@ -304,22 +311,21 @@ def _followed(directory: int, name: bytes) -> os.stat_result | None:
 class Taker(Packer):
     """Packs single files and the contents of directories, each from the top of the archive."""
 
-    def take(self, path: str) -> bool:
-        """Pack what is called `path`; answer whether that is a directory. A link at its end is followed."""
+    def take(self, path: str) -> None:
+        """Pack what is called `path`. A link at its end is followed."""
         status = _status(self._tree, path)
         if status is None:
             raise Failure("InvalidArgument", f"{path} is a symbolic link that leads nowhere", path=path)
         self._links.clear()
         if not stat.S_ISDIR(status.st_mode):
             self._one(path)
-            return False
+            return
         root, self._tree = self._tree, open_in_root(self._tree, path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._contents()
         finally:
             os.close(self._tree)
             self._tree = root
-        return True
 
     def finish(self) -> None:
         """The archive's end."""

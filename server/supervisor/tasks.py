@@ -45,4 +45,5 @@ TASKS: dict[str, Task] = {
     "build_directory": buildtree.have_directory,
     "build_put": buildtree.put,
     "build_take": buildtree.take,
+    "build_look": buildtree.look,
 }

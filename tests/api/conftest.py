@@ -22,7 +22,7 @@ from moorage.v1.image_pb2_grpc import ImageServiceStub
 from moorage.v1.network_pb2_grpc import NetworkServiceStub
 from moorage.v1.runtime_pb2_grpc import RuntimeServiceStub
 from moorage.v1.system_pb2_grpc import SystemServiceStub
-from tests.fakekernel import IMAGE, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller
+from tests.fakekernel import IMAGE, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller, no_task
 from tests.fakerooms import fake_registry
 
 
@@ -53,6 +53,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             exec_driver=kernel,
             network_drivers={name: PassiveDriver(db, cast(Any, name)) for name in ("bridge", "host", "none")},
             cgroups=cast(CgroupManager, FakeCgroups()),
+            run_task=no_task,
         )
         daemon = assemble(config, rooms, stack)
         stack.enter_context(_running(config, daemon))

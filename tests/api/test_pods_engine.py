@@ -40,7 +40,7 @@ from moorage.server.model import (
 )
 from moorage.server.networkdriver.passive import PassiveDriver
 from tests.enginehouse import EngineHouse, pod_config
-from tests.fakekernel import IMAGE, IMAGE_ID, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller
+from tests.fakekernel import IMAGE, IMAGE_ID, FakeCgroups, FakeExecDriver, FakeGraph, FakePuller, no_task
 from tests.fakerooms import fake_registry
 
 
@@ -63,6 +63,7 @@ class Engine(EngineHouse):
             exec_driver=self.kernel,
             network_drivers={name: PassiveDriver(db, cast(Any, name)) for name in ("bridge", "host", "none")},
             cgroups=cast(CgroupManager, self.cgroups),
+            run_task=no_task,
         )
 
 

@@ -1,0 +1,201 @@
+"""`moorage build`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moorage.client import format, parse
+from moorage.client.console import Parsed, Settings, pass_settings, say
+
+if TYPE_CHECKING:
+    from moorage.client.buildcontext import LocalContext
+    from moorage.v1 import build_pb2
+
+
+@click.command()
+@click.argument("context", metavar="DIRECTORY|-")
+@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name of the image; several are fine.")
+@click.option(
+    "-f", "--file", default="", metavar="PATH", help="The Dockerfile, - for stdin.  [default: DIRECTORY/Dockerfile]"
+)
+@click.option("--target", default="", help="The stage to build.  [default: the last]")
+@click.option(
+    "--build-arg",
+    "build_args",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Value of an ARG (of the environment).",
+)
+@click.option("--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="Label of the image.")
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="id=NAME[,src=PATH|,env=VAR]",
+    help="Secret for RUN --mount=type=secret.",
+)
+@click.option(
+    "--platform",
+    type=Parsed("OS/ARCH[/VARIANT]", parse.platform),
+    default=None,
+    help="Platform: the daemon's own.",
+)
+@click.option(
+    "--network", default="", metavar="NAME", help="Network of RUN steps: bridge, host, none, or a network's name."
+)
+@click.option("--no-cache", is_flag=True, help="Do every step, whatever is cached.")
+@click.option("--pull", is_flag=True, help="Pull the images it builds on even when they are here.")
+@click.option(
+    "--cache-from", multiple=True, metavar="IMAGE", help="Take over what IMAGE tells of its steps (see --cache-to)."
+)
+@click.option("--cache-to", multiple=True, metavar="inline", help="inline: have the image tell of its steps.")
+@click.option("--ssh", "ssh", multiple=True, hidden=True)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json"]),
+    default="auto",
+    show_default=True,
+    help="How to show progress: json on stdout, the others on stderr.",
+)
+@click.option(
+    "--iidfile", type=click.Path(dir_okay=False, path_type=Path), default=None, help="File to write the image's ID to."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress; print only the ID.")
+@pass_settings
+def command(settings: Settings, context: str, file: str, **options: Any) -> None:
+    """Build an image of a Dockerfile and the files in DIRECTORY.
+
+    What a .dockerignore file names is no part of the context. With - the Dockerfile comes from stdin, and there is no
+    context.
+    """
+    from moorage.client.buildprogress import progress
+
+    if options["ssh"]:
+        raise click.UsageError("--ssh is not offered: no agent is forwarded; give RUN a --secret")
+    directory = None if context == "-" else Path(context)
+    dockerfile, name = _dockerfile(directory, file)
+    opening = _opening(dockerfile, name, options)
+    local = _context(directory, file)
+    if options["iidfile"] is not None:
+        options["iidfile"].unlink(missing_ok=True)
+    with settings.client() as client, client.builds.build(opening, local) as build:
+        with progress(options["progress"], options["quiet"]) as show:
+            for message in build:
+                show(message)
+            image = build.result()
+    if options["iidfile"] is not None:
+        options["iidfile"].write_text(image.id)
+    if options["quiet"]:
+        say(image.id)
+    elif options["progress"] != "json":
+        say(f"{', '.join(options['tags']) or 'image'}: {image.id} ({format.size(image.size_bytes)})")
+
+
+def _dockerfile(directory: Path | None, file: str) -> tuple[bytes, str]:
+    """The Dockerfile, and what to call it."""
+    if directory is None and file not in ("", "-"):
+        raise click.UsageError("with - for a context the Dockerfile comes from stdin: leave --file out")
+    if directory is None or file == "-":
+        return sys.stdin.buffer.read(), "Dockerfile"
+    if not directory.is_dir():
+        raise click.UsageError(f"context {directory} is not a directory")
+    path = Path(file) if file else directory / "Dockerfile"
+    try:
+        return path.read_bytes(), path.name
+    except OSError as error:
+        raise click.ClickException(f"cannot read {path}: {(error.strerror or '').lower()}") from None
+
+
+def _context(directory: Path | None, file: str) -> LocalContext:
+    from moorage.client.buildcontext import LocalContext
+    from moorage.client.dockerignore import Ignore
+
+    try:
+        return LocalContext.read(directory, Ignore(_ignored(directory, file)))
+    except OSError as error:
+        raise click.ClickException(f"cannot read {error.filename}: {(error.strerror or '').lower()}") from None
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _ignored(directory: Path | None, file: str) -> str:
+    """The .dockerignore file: the Dockerfile's own, or else the directory's."""
+    if directory is None:
+        return ""
+    own = Path(f"{file}.dockerignore") if file not in ("", "-") else directory / "Dockerfile.dockerignore"
+    for path in (own, directory / ".dockerignore"):
+        if path.is_file():
+            return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    return ""
+
+
+def _opening(dockerfile: bytes, name: str, options: dict[str, Any]) -> build_pb2.BuildOpen:
+    from moorage.v1 import build_pb2
+
+    if any(each != "inline" and each != "type=inline" for each in options["cache_to"]):
+        raise click.UsageError("--cache-to takes inline: push the image, and name it with --cache-from elsewhere")
+    arguments = _pairs(options["build_args"], from_environment=True)
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        arguments.setdefault("SOURCE_DATE_EPOCH", os.environ["SOURCE_DATE_EPOCH"])
+    return build_pb2.BuildOpen(
+        dockerfile=dockerfile,
+        file_name=name,
+        tags=options["tags"],
+        target=options["target"],
+        build_args=arguments,
+        labels=_pairs(options["labels"]),
+        secrets=dict(_secret(text) for text in options["secrets"]),
+        network="" if options["network"] == "default" else options["network"],
+        no_cache=options["no_cache"],
+        pull=options["pull"],
+        cache_from=[_cache_from(text) for text in options["cache_from"]],
+        inline_cache=bool(options["cache_to"]),
+        platform=options["platform"],
+    )
+
+
+def _pairs(texts: tuple[str, ...], *, from_environment: bool = False) -> dict[str, str]:
+    """`NAME=VALUE`; without a value that of the environment, if there is one, or an empty one."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name:
+            raise click.UsageError(f"{text!r} has no name")
+        if equals or not from_environment:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return found
+
+
+def _cache_from(text: str) -> str:
+    """An image, or `type=registry,ref=IMAGE`."""
+    parts = dict(part.partition("=")[::2] for part in text.split(",")) if text.startswith("type=") else {}
+    if parts and (parts["type"] != "registry" or not parts.get("ref")):
+        raise click.UsageError(f"--cache-from {text}: an image, or type=registry,ref=IMAGE")
+    return parts.get("ref", text)
+
+
+def _secret(text: str) -> tuple[str, bytes]:
+    """`id=NAME`, with `src=PATH` or `env=VAR`; without either the environment variable NAME, or the file of that name."""
+    parts = dict(part.partition("=")[::2] for part in text.split(","))
+    unknown = parts.keys() - {"id", "src", "source", "env", "type"}
+    identity = parts.get("id", "")
+    if unknown or not identity or parts.get("type", "file") not in ("file", "env"):
+        raise click.UsageError(f"--secret {text}: id=NAME,src=PATH or id=NAME,env=VAR")
+    path, variable = parts.get("src") or parts.get("source"), parts.get("env")
+    if not path and not variable:
+        path, variable = (None, identity) if identity in os.environ else (identity, None)
+    if variable:
+        if variable not in os.environ:
+            raise click.UsageError(f"--secret {text}: there is no environment variable {variable}")
+        return identity, os.environ[variable].encode("utf-8", "surrogateescape")
+    try:
+        return identity, Path(str(path)).read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"cannot read {path}: {(error.strerror or '').lower()}") from None

@@ -1,0 +1,71 @@
+"""What the builder needs of the rest of the house: images by reference, and containers for its RUN steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from moorage.server.model import Image, Mount
+
+Output = Callable[[Literal["stdout", "stderr"], bytes], None]
+"""Takes what a command writes, on the event loop."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A container for one RUN. Its root file system is the graph driver's container `id`, and stays when it has run.
+
+    `mounted` are the images, or chains of layers, that the mounts of kind `image` show, in their order.
+    """
+
+    id: str
+    image: str
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    working_dir: str
+    user: str
+    network: str
+    mounts: tuple[Mount, ...] = ()
+    mounted: tuple[str, ...] = ()
+
+
+class House(Protocol):
+    """The rest of the house, as a build sees it."""
+
+    async def image(self, reference: str, *, pull: bool, status: Callable[[str], None]) -> Image:
+        """An image, pulled when it is not here, or in any case with `pull`; `status` is told of the progress."""
+        ...
+
+    def container(self, spec: RunSpec, output: Output) -> AbstractAsyncContextManager[Callable[[], Any]]:
+        """A container, which is gone after the block. What the block gets runs it to its end, and answers its exit code."""
+        ...
+
+    async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking function on a thread; when this is cancelled, the function has ended all the same."""
+        ...
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What is asked for besides Dockerfile and context. `tags` are canonical; `secrets` are in memory only."""
+
+    dockerfile: bytes
+    file: str = "Dockerfile"
+    target: str = ""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    network: str = ""
+    no_cache: bool = False
+    pull: bool = False
+    cache_from: tuple[str, ...] = ()
+    inline_cache: bool = False
+
+    @property
+    def epoch(self) -> int | None:
+        """SOURCE_DATE_EPOCH, where it is a number."""
+        text = self.arguments.get("SOURCE_DATE_EPOCH", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None

@@ -1,0 +1,393 @@
+"""The run of a build: stages side by side where they can be, their steps one after the other, each a layer or found in the cache.
+
+stage      begins with an image, another stage, or nothing; waits for those it copies from when it comes to that
+step       its key is looked up; without an entry a writable layer is made on top of the stage's, changed, and committed as a layer
+at the end the target's layers become an image with its names; of all else only the cache leads to what was made
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from moorage.server.builder.base import BuildOptions, House, RunSpec
+from moorage.server.builder.cache import BuildCache, CacheEntry, key_of
+from moorage.server.builder.context import BuildContext
+from moorage.server.builder.copying import Copier
+from moorage.server.builder.imagespec import ImageSpec
+from moorage.server.builder.layout import Action, CopyAction, DirectoryAction, RunAction, Step, lay_out
+from moorage.server.builder.parse import parse
+from moorage.server.builder.plan import SCRATCH, Plan, Stage, plan
+from moorage.server.builder.progress import BuildEvent, StepBegun, StepEnded, StepOutput, Warned
+from moorage.server.builder.running import Furnished, Shown, Workshop, told
+from moorage.server.builder.source import Place
+from moorage.server.builder.stage import StageState, inline_cache, of_image
+from moorage.server.builder.trees import Trees
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
+from moorage.server.graph.graph import Graph
+from moorage.server.graph.packing import MadeLayer
+from moorage.server.model import Image, Platform
+
+Emit = Callable[[BuildEvent], None]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What builds share."""
+
+    graph: Graph
+    cache: BuildCache
+    trees: Trees
+    workshop: Workshop
+    platform: Platform
+
+
+class Build:
+    """One build, on an event loop. `emit` takes its progress."""
+
+    def __init__(
+        self, tools: Tools, house: House, options: BuildOptions, context: BuildContext, emit: Emit, cancel: CancelToken
+    ) -> None:
+        self._tools = tools
+        self._house = house
+        self._options = options
+        self._context = context
+        self._emit = emit
+        self._cancel = cancel
+        self._plan = planned(options, tools.platform)
+        self._copier = Copier(tools.graph, tools.trees, context, options.epoch, cancel)
+        self._ids = itertools.count(1)
+        self._stages: dict[int, asyncio.Task[StageState]] = {}
+        self._images: dict[str, asyncio.Task[Image]] = {}
+        self._keys: list[str] = []
+
+    async def run(self) -> Image:
+        """Build the target. Raises InvalidArgument with the place, FailedPrecondition when a command fails; nothing has a name then."""
+        if self._plan.unused:
+            self._emit(Warned(f"build arguments that no ARG takes: {', '.join(self._plan.unused)}"))
+        with self._tools.graph.lease(), _closing(self._copier):
+            try:
+                await self._import_caches()
+                async with asyncio.TaskGroup() as group:
+                    self._group = group
+                    for index in self._plan.needed:
+                        self._stage(index)
+                state = self._stages[self._plan.target].result()
+                return await self._finish(state)
+            except ExceptionGroup as group_error:
+                raise _first(group_error) from None
+            finally:
+                await self._drop_images()
+
+    async def _drop_images(self) -> None:
+        """End the pulls that nobody waits for any more."""
+        for task in self._images.values():
+            task.cancel()
+        if self._images:
+            await asyncio.gather(*self._images.values(), return_exceptions=True)
+
+    def _stage(self, index: int) -> asyncio.Task[StageState]:
+        """A stage's task, begun when it is first asked for."""
+        if index not in self._stages:
+            self._stages[index] = self._group.create_task(self._build_stage(self._plan.stages[index]))
+        return self._stages[index]
+
+    async def _finish(self, state: StageState) -> Image:
+        """Make the image, and have the cache believed after a power loss."""
+        options = self._options
+        async with self._step("exporting to image", "export"):
+            state.spec.add_labels(dict(options.labels))
+            config = state.config(self._tools.platform, inline_cache=options.inline_cache)
+            image = await self._house.blocking(self._register, config, state)
+            self._tools.cache.settle(self._keys)
+        return cast(Image, image)
+
+    def _register(self, config: bytes, state: StageState) -> Image:
+        self._cancel.check()
+        return self._tools.graph.make_image(config, state.blobs, tags=self._options.tags, action="build")
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    async def _build_stage(self, stage: Stage) -> StageState:
+        total = len(stage.instructions) + 1
+        state = await self._base(stage, total)
+        layout = lay_out(self._plan, stage, state.spec)
+        total = len(layout.steps) + 1
+        for needed in layout.needs:
+            self._stage(needed)
+        for number, step in enumerate(layout.steps, 2):
+            name = f"[{stage.label} {number}/{total}] {step.text}"
+            if step.action is None:
+                state.add_history(step.text, empty=True)
+                continue
+            await self._do(name, stage, step, step.action, state)
+        state.spec = layout.spec
+        return state
+
+    async def _base(self, stage: Stage, total: int) -> StageState:
+        if stage.parent is not None:
+            return (await self._stage(stage.parent)).copy()
+        if stage.image.lower() == SCRATCH:
+            return StageState(ImageSpec(), created_ns=(self._options.epoch or 0) * 10**9)
+        async with self._step(f"[{stage.label} 1/{total}] {stage.text}", stage.label) as progress:
+            image = await self._image(stage.image, stage.place, progress.status)
+            return cast(StageState, await self._house.blocking(of_image, self._tools.graph, image, stage.image))
+
+    async def _image(self, reference: str, place: Place, status: Callable[[str], None]) -> Image:
+        """An image by reference, looked up once in a build."""
+        if reference not in self._images:
+            getting = self._house.image(reference, pull=self._options.pull, status=status)
+            self._images[reference] = asyncio.get_running_loop().create_task(_as_coroutine(getting))
+        try:
+            return await asyncio.shield(self._images[reference])
+        except MoorageError as error:
+            raise _at(place, error) from error
+
+    async def _import_caches(self) -> None:
+        """`--cache-from`: images that tell which steps their layers were made by."""
+        for reference in self._options.cache_from:
+            async with self._step(f"importing cache from {reference}", "cache") as progress:
+                try:
+                    image = await self._house.image(reference, pull=True, status=progress.status)
+                except MoorageError as error:
+                    self._emit(Warned(f"no cache from {reference}: {error.message}"))
+                    continue
+                for key, chain_id, blob in await self._house.blocking(inline_cache, self._tools.graph, image):
+                    if self._tools.cache.find(key) is None:
+                        self._tools.cache.add(key, chain_id, blob, text=reference, created_ns=image.created_ns)
+                        self._keys.append(key)
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    async def _do(self, name: str, stage: Stage, step: Step, action: Action, state: StageState) -> None:
+        """Do a step, or find it done, and add to the stage what it made."""
+        async with self._step(name, stage.label) as progress:
+            work = await self._prepare(step, action, state, progress)
+            key = key_of(state.chain_id, {**work.key, "clamp": self._options.epoch})
+            entry = None if self._options.no_cache else self._tools.cache.find(key)
+            if entry is not None:
+                progress.cached = True
+            else:
+                self._cancel.check()
+                made = await work.make()
+                entry = self._remember(key, state, made, step)
+            self._keys.append(key)
+            if entry.blob is not None:
+                state.add_layer(entry.blob, entry.created_ns)
+                state.keys[entry.chain_id] = key
+            state.add_history(step.text, empty=entry.blob is None)
+
+    def _remember(self, key: str, state: StageState, made: MadeLayer, step: Step) -> CacheEntry:
+        epoch = self._options.epoch
+        created_ns = time.time_ns() if epoch is None else epoch * 10**9
+        chain_id, blob = (made.layer.chain_id, made.blob) if made.entries else (state.chain_id, None)
+        return self._tools.cache.add(key, chain_id, blob, text=step.text, created_ns=created_ns)
+
+    async def _prepare(self, step: Step, action: Action, state: StageState, progress: _Progress) -> _Work:
+        """What a step's key is made of, and how it is done."""
+        match action:
+            case DirectoryAction():
+                path = action.path
+                return _Work({"directory": path}, lambda: self._changed(state, self._tools.trees.have_directory, path))
+            case CopyAction():
+                origin = await self._view(action.origin, step.place, progress)
+                prepared = await self._house.blocking(self._copier.prepare, action, step.place, origin)
+                return _Work(prepared.key, lambda: self._changed(state, self._copier.put, prepared))
+        shown = [await self._shown(action, number, step.place, progress) for number in range(len(action.mounts))]
+        key = {**told(action, shown), "network": action.network or self._options.network}
+        return _Work(key, lambda: self._run(action, shown, step.place, state, progress))
+
+    async def _view(self, origin: int | str | None, place: Place, progress: _Progress) -> str:
+        """The chain ID of what `--from` means; empty for the context."""
+        if origin is None:
+            return ""
+        if isinstance(origin, int):
+            chain_id = (await self._stage(origin)).chain_id
+        else:
+            image = await self._image(origin, place, progress.status)
+            chain_id = image.layers[-1].chain_id if image.layers else ""
+        if not chain_id:
+            raise place.error("there are no files in what it copies from")
+        return chain_id
+
+    async def _changed(self, state: StageState, change: Callable[..., None], argument: Any) -> MadeLayer:
+        """A layer of what `change` does to a root file system."""
+        return cast(MadeLayer, await self._house.blocking(self._change, state.chain_id, change, argument))
+
+    def _change(self, chain_id: str, change: Callable[..., None], argument: Any) -> MadeLayer:
+        driver = self._tools.graph.driver
+        with self._writable(chain_id) as id:
+            change(driver.rootfs(id), argument)
+            return self._commit(id)
+
+    @contextmanager
+    def _writable(self, chain_id: str) -> Any:
+        """A writable layer, gone after the block."""
+        driver, id = self._tools.graph.driver, secrets.token_hex(32)
+        driver.create(id, chain_id)
+        try:
+            yield id
+        finally:
+            driver.remove(id)
+
+    def _commit(self, id: str) -> MadeLayer:
+        return self._tools.graph.commit_layer(id, self._cancel, move=True, clamp_seconds=self._options.epoch)
+
+    # --- RUN ----------------------------------------------------------------------------------------------------------
+
+    async def _run(
+        self, action: RunAction, shown: Sequence[Shown], place: Place, state: StageState, progress: _Progress
+    ) -> MadeLayer:
+        graph, trees, id = self._tools.graph, self._tools.trees, secrets.token_hex(32)
+        async with self._tools.workshop.furnish(id, action, shown, self._options.secrets, place) as furnished:
+            await self._house.blocking(graph.driver.create, id, state.chain_id)
+            try:
+                rootfs = graph.driver.rootfs(id)
+                stubs = await self._house.blocking(trees.missing, rootfs, furnished.stubs)
+                await self._run_container(_spec(id, action, furnished, state, self._options.network), place, progress)
+                if stubs:
+                    await self._house.blocking(trees.sweep, rootfs, stubs)
+                return cast(MadeLayer, await self._house.blocking(self._commit, id))
+            finally:
+                await asyncio.shield(self._house.blocking(graph.driver.remove, id))
+
+    async def _run_container(self, spec: RunSpec, place: Place, progress: _Progress) -> None:
+        try:
+            async with self._house.container(spec, progress.output) as execute:
+                code = await execute()
+        except MoorageError as error:
+            raise _at(place, error) from error
+        if code:
+            shown = " ".join(spec.args[2:] if spec.args[1:2] == ("-c",) else spec.args)
+            raise FailedPrecondition(
+                f"{place}: RUN {shown[:200]}: exit code {code}",
+                reason="COMMAND_FAILED",
+                hint="its output tells why",
+                exit_code_of_command=code,
+                line=place.line,
+            )
+
+    async def _shown(self, action: RunAction, number: int, place: Place, progress: _Progress) -> Shown:
+        """What a mount shows."""
+        mount, origin = action.mounts[number], action.origins[number]
+        if mount.kind != "bind":
+            return Shown()
+        path = mount.source.strip("/").removeprefix("./")
+        path = "" if path == "." else path
+        if origin is not None:
+            return Shown(view=await self._view(origin, place, progress), path=path)
+        return await self._shown_of_context(path, place)
+
+    async def _shown_of_context(self, path: str, place: Place) -> Shown:
+        """The context, or a file or directory of it, as a layer of its own that is shown."""
+        entry = self._context.get(path) if path else None
+        if path and (entry is None or entry.kind == "link" or self._context.leads_through_link(path)):
+            raise place.error(f"RUN --mount=type=bind,source={path}: no such file or directory in the context")
+        action = CopyAction("RUN --mount", (path or ".",), (), (), "/" if not path else f"/{path}")
+        prepared = await self._house.blocking(self._copier.prepare, action, place, "")
+        key = key_of("", prepared.key)
+        found = self._tools.cache.find(key)
+        if found is None:
+            made = await self._changed(StageState(ImageSpec()), self._copier.put, prepared)
+            found = self._tools.cache.add(
+                key, made.layer.chain_id, made.blob, text=f"context {path}", created_ns=time.time_ns()
+            )
+        self._keys.append(key)
+        if entry is None or entry.kind == "directory":
+            return Shown(view=found.chain_id, path=path)
+        (mount,) = self._tools.graph.driver.view(found.chain_id)
+        return Shown(path=found.chain_id, host=f"{mount.source}/{path}")
+
+    # --- progress -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _step(self, name: str, stage: str) -> AsyncIterator[_Progress]:
+        progress = _Progress(next(self._ids), self._emit)
+        began = time.monotonic()
+        self._emit(StepBegun(progress.id, name, stage))
+        try:
+            yield progress
+        except BaseException as error:
+            message = error.message if isinstance(error, MoorageError) else "cancelled"
+            self._emit(StepEnded(progress.id, time.monotonic() - began, error=message))
+            raise
+        self._emit(StepEnded(progress.id, time.monotonic() - began, progress.cached))
+
+
+class _Progress:
+    """Tells of one step."""
+
+    def __init__(self, id: int, emit: Emit) -> None:
+        self.id = id
+        self.cached = False
+        self._emit = emit
+
+    def output(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        self._emit(StepOutput(self.id, stream, data))
+
+    def status(self, text: str) -> None:
+        self._emit(StepOutput(self.id, "status", text.encode()))
+
+
+@dataclass(frozen=True)
+class _Work:
+    key: dict[str, Any]
+    make: Callable[[], Awaitable[MadeLayer]]
+
+
+def planned(options: BuildOptions, platform: Platform) -> Plan:
+    """Read and arrange a Dockerfile. Raises InvalidArgument with the place."""
+    dockerfile = parse(options.dockerfile, options.file)
+    return plan(dockerfile, target=options.target, arguments=options.arguments, platform=platform)
+
+
+def _spec(id: str, action: RunAction, furnished: Furnished, state: StageState, network: str) -> RunSpec:
+    return RunSpec(
+        id=id,
+        image=state.reference or SCRATCH,
+        args=action.args,
+        env=(*action.env, *action.hidden, *furnished.env),
+        working_dir=action.working_dir,
+        user=action.user,
+        network=action.network or network,
+        mounts=furnished.mounts,
+        mounted=furnished.mounted,
+    )
+
+
+@contextmanager
+def _closing(copier: Copier) -> Any:
+    try:
+        yield
+    finally:
+        copier.close()
+
+
+async def _as_coroutine(awaitable: Awaitable[Image]) -> Image:
+    return await awaitable
+
+
+def _at(place: Place, error: MoorageError) -> MoorageError:
+    """An error of the same kind that names the place."""
+    if error.message.startswith(str(place)):
+        return error
+    again = type(error)(f"{place}: {error.message}", reason=error.reason, hint=error.hint)
+    again.metadata.update(error.metadata)
+    return again
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to tell of several stages' errors."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+    return InvalidArgument("the build was cancelled")

@@ -1,0 +1,169 @@
+"""The engine as a build sees it: images by reference, and containers for RUN steps by the same way as any other container."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from moorage.server.builder.base import Output, RunSpec
+from moorage.server.builder.progress import BuildEvent
+from moorage.server.cancel import CancelToken
+from moorage.server.engine import commands
+from moorage.server.engine.containers import Containers
+from moorage.server.engine.engine import Engine, Lane
+from moorage.server.engine.images import Images
+from moorage.server.engine.job import Context
+from moorage.server.engine.lifecycle import Lifecycle, merged_env
+from moorage.server.engine.places import Places
+from moorage.server.errors import Internal, NotFound
+from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, NetworkAttachment
+
+ROOM = 256
+"""Events that may wait for the reader before a step's output does."""
+
+
+class EventQueue:
+    """A build's progress on its way to whoever reads it."""
+
+    def __init__(self) -> None:
+        self._events: deque[BuildEvent] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._closed = False
+
+    def put(self, event: BuildEvent) -> None:
+        self._events.append(event)
+        self._changed.set()
+        if len(self._events) >= ROOM:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait until the reader has caught up."""
+        await self._room.wait()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._closed = True
+        self._changed.set()
+
+    async def read(self) -> AsyncIterator[BuildEvent]:
+        """The events until the end."""
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if len(self._events) < ROOM:
+                    self._room.set()
+                yield event
+            if self._closed:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of the engine that builds use."""
+
+    engine: Engine
+    images: Images
+    containers: Containers
+    lifecycle: Lifecycle
+    places: Places
+
+
+class BuildHouse:
+    """One build's; see `builder.base.House`."""
+
+    def __init__(self, parts: Parts, context: Context, queue: EventQueue, cancel: CancelToken) -> None:
+        self._parts = parts
+        self._context = context
+        self._queue = queue
+        self._cancel = cancel
+
+    async def image(self, reference: str, *, pull: bool, status: Callable[[str], None]) -> Image:
+        if not pull:
+            try:
+                return self._parts.images.get(reference)
+            except NotFound as error:
+                status(f"{error.message}: pulling")
+        stages: dict[str, str] = {}
+        async with aclosing(self._parts.engine.stream(commands.Pull(reference), self._context)) as steps:
+            async for step in steps:
+                if step.image is not None:
+                    return step.image
+                if stages.get(step.digest) != step.stage:
+                    stages[step.digest] = step.stage
+                    status(f"{step.digest[7:19] or reference} {step.stage}")
+        raise Internal(f"pull of {reference} ended without an image")
+
+    @asynccontextmanager
+    async def container(self, spec: RunSpec, output: Output) -> AsyncIterator[Callable[[], Any]]:
+        await self.blocking(self._add, spec)
+        try:
+            yield lambda: self._execute(spec.id, output)
+        finally:
+            await asyncio.shield(self._remove(spec.id))
+
+    async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
+        task = asyncio.ensure_future(self._parts.engine.blocking(Lane.DISK, function, *args))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._cancel.cancel("the build was cancelled")
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    def _add(self, spec: RunSpec) -> None:
+        config = ContainerConfig(
+            image=spec.image,
+            network=NetworkAttachment(network=spec.network or "bridge"),
+            mounts=spec.mounts,
+        )
+        container = Container(
+            id=spec.id,
+            name=f"build-{spec.id[:12]}",
+            image_id="",
+            config=config,
+            command=spec.args,
+            env=merged_env(ImageConfig(), spec.env),
+            user=spec.user,
+            cwd=spec.working_dir,
+            stop_signal="SIGKILL",
+            state="created",
+            created_ns=time.time_ns(),
+            mounted_images=spec.mounted,
+            transient=True,
+        )
+        self._parts.places.directory(spec.id).mkdir(mode=0o700)
+        self._parts.containers.add(container)
+
+    async def _execute(self, id: str, output: Output) -> int:
+        """Run it to its end; a reader that is slow slows it."""
+        attach = commands.Attach(id, inputs=_nothing(), start=True, lossless=True)
+        async with aclosing(self._parts.engine.stream(attach, self._context)) as items:
+            async for item in items:
+                match item:
+                    case commands.Chunk(stream, data):
+                        output(stream, data)
+                        await self._queue.room()
+                    case ExitStatus():
+                        return item.exit_code
+        raise Internal(f"the streams of container {id} ended before it did")
+
+    async def _remove(self, id: str) -> None:
+        await self._parts.lifecycle.end(id)
+        await self._parts.lifecycle.discard(id)
+
+
+async def _nothing() -> AsyncIterator[commands.Input]:
+    none: tuple[commands.Input, ...] = ()
+    for item in none:
+        yield item

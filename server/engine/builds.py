@@ -1,0 +1,144 @@
+"""Handlers for builds: take the context in, run the build, hand on its progress; prune what builds have cached."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from moorage.server.builder.context import BuildContext
+from moorage.server.builder.run import Build, Tools, planned
+from moorage.server.cancel import CancelToken
+from moorage.server.engine import buildcommands as b
+from moorage.server.engine.buildhouse import BuildHouse, EventQueue, Parts
+from moorage.server.engine.engine import Lane
+from moorage.server.engine.images import tag_of
+from moorage.server.engine.job import Job
+from moorage.server.errors import DataLoss, InvalidArgument
+from moorage.server.graph.content import ContentStore, Draft
+
+BATCH = 10_000
+"""Digests in one message."""
+
+
+class Builds:
+    """Handlers for builds."""
+
+    def __init__(self, parts: Parts, tools: Tools) -> None:
+        self._parts = parts
+        self._tools = tools
+
+    async def build(self, job: Job, command: b.Build) -> AsyncIterator[b.BuildEvent]:
+        """Ask for what is lacking of the context, then build. A reader that goes away stops it."""
+        options = replace(command.options, tags=tuple(tag_of(tag) for tag in command.tags))
+        planned(options, self._tools.platform)
+        cancel = CancelToken()
+        with self._tools.graph.lease(), job.cancel.on_cancel(lambda: cancel.cancel("the build was cancelled")):
+            job.stage("context")
+            context = BuildContext([entry async for entry in _listed(command.inputs)])
+            receiver = Receiver(self._tools.graph.content, context)
+            wanted = await self._parts.engine.blocking(Lane.DISK, receiver.begin)
+            for at in range(0, max(1, len(wanted)), BATCH):
+                yield b.Wanted(tuple(wanted[at : at + BATCH]), last=at + BATCH >= len(wanted))
+            await self._receive(receiver, command.inputs)
+            job.stage("build")
+            async for event in self._run(job, options, context, cancel):
+                yield event
+
+    async def _receive(self, receiver: Receiver, inputs: AsyncIterator[b.BuildInput]) -> None:
+        with receiver:
+            while receiver.lacking:
+                item = await anext(inputs, None)
+                if not isinstance(item, b.Contents):
+                    raise InvalidArgument(
+                        "the context ended before all files that were wanted had come", field="context"
+                    )
+                await self._parts.engine.blocking(Lane.DISK, receiver.take, item.pieces)
+
+    async def _run(
+        self, job: Job, options: b.BuildOptions, context: BuildContext, cancel: CancelToken
+    ) -> AsyncIterator[b.BuildEvent]:
+        queue = EventQueue()
+        house = BuildHouse(self._parts, job.context, queue, cancel)
+        build = Build(self._tools, house, options, context, queue.put, cancel)
+        task = asyncio.get_running_loop().create_task(build.run())
+        task.add_done_callback(lambda _: queue.close())
+        try:
+            async for event in queue.read():
+                yield event
+            yield b.Built(await task)
+        finally:
+            cancel.cancel("the caller hung up")
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+
+    def prune(self, job: Job, command: b.PruneBuilds) -> b.Pruned:
+        """Forget old entries, and delete what only they held."""
+        pruned = self._tools.cache.prune(time.time_ns() - int(command.unused_seconds * 10**9))
+        if command.caches:
+            self._tools.workshop.drop_caches()
+        return pruned
+
+
+async def _listed(inputs: AsyncIterator[b.BuildInput]) -> AsyncIterator[b.ContextEntry]:
+    """The context's list, to its end."""
+    async for item in inputs:
+        if not isinstance(item, b.Listed):
+            raise InvalidArgument("a file's contents came before the list of the context was complete", field="context")
+        for entry in item.entries:
+            yield entry
+        if item.last:
+            return
+    raise InvalidArgument("the list of the context has no end", field="context")
+
+
+class Receiver:
+    """Files of a context on their way into the content store. Blocking; a context manager."""
+
+    def __init__(self, content: ContentStore, context: BuildContext) -> None:
+        self._content = content
+        self._sizes = context.files()
+        self.lacking: set[str] = set()
+        self._stack = ExitStack()
+        self._digest = ""
+        self._draft: Draft | None = None
+
+    def begin(self) -> list[str]:
+        """The digests that are lacking; an empty file need not be sent."""
+        self.lacking = {digest for digest in self._sizes if not self._content.exists(digest)}
+        empty = next((digest for digest in self.lacking if self._sizes[digest] == 0), "")
+        if empty:
+            self._piece(empty, b"")
+        return sorted(self.lacking)
+
+    def take(self, pieces: tuple[tuple[str, bytes], ...]) -> None:
+        """Write pieces. Raises InvalidArgument for one that nobody wanted, DataLoss for a file that is not what was listed."""
+        for digest, data in pieces:
+            self._piece(digest, data)
+
+    def _piece(self, digest: str, data: bytes) -> None:
+        if digest not in self.lacking or self._digest not in ("", digest):
+            raise InvalidArgument(f"contents of {digest[:80]} came, which were not wanted now", field="context")
+        if self._draft is None:
+            self._digest, self._draft = digest, self._stack.enter_context(self._content.draft())
+        self._draft.write(data)
+        if self._draft.size < self._sizes[digest]:
+            return
+        if self._draft.size > self._sizes[digest] or self._draft.digest != digest:
+            raise DataLoss(
+                "a file of the context is not what its digest says", hint="it changed while it was read: build again"
+            )
+        self._draft.commit()
+        self.lacking.discard(digest)
+        self._draft, self._digest = None, ""
+        self._stack.close()
+
+    def __enter__(self) -> Receiver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
