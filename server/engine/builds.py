@@ -14,7 +14,6 @@ from moorage.server.cancel import CancelToken
 from moorage.server.engine import buildcommands as b
 from moorage.server.engine.buildhouse import BuildHouse, EventQueue, Parts
 from moorage.server.engine.engine import Lane
-from moorage.server.engine.images import tag_of
 from moorage.server.engine.job import Job
 from moorage.server.errors import DataLoss, InvalidArgument
 from moorage.server.graph.content import ContentStore, Draft
@@ -32,7 +31,7 @@ class Builds:
 
     async def build(self, job: Job, command: b.Build) -> AsyncIterator[b.BuildEvent]:
         """Ask for what is lacking of the context, then build. A reader that goes away stops it."""
-        options = replace(command.options, tags=tuple(tag_of(tag) for tag in command.tags))
+        options = replace(command.options, tags=tuple(self._parts.images.tag_of(tag) for tag in command.tags))
         planned(options, self._tools.platform)
         cancel = CancelToken()
         with self._tools.graph.lease(), job.cancel.on_cancel(lambda: cancel.cancel("the build was cancelled")):
