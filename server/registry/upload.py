@@ -48,7 +48,7 @@ class Uploader:
 
     def exists(self, digest: str, kind: str = "blobs") -> bool:
         """Whether the repository has a blob (or, of `kind` "manifests", a manifest)."""
-        subject = self._subject("look for", digest)
+        subject = self._remote.subject(f"look for {digest}", "in")
         headers = {"Accept": ACCEPT} if kind == "manifests" else {}
         with self._remote.send("HEAD", f"{kind}/{digest}", headers, subject, self._cancel, expect=(200, 404)) as answer:
             return answer.status == 200
