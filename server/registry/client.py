@@ -64,15 +64,18 @@ class Client:
         self._downloads = Throttle(config.download_limit)
         self.uploads = Throttle(config.upload_limit)
 
-    def repository(self, reference: Reference, auth: RegistryAuth | None, cancel: CancelToken) -> Repository:
+    def repository(
+        self, reference: Reference, auth: RegistryAuth | None, cancel: CancelToken, *, retries: int | None = None
+    ) -> Repository:
         """The repository of `reference`: at the mirrors of its domain, in order, then at the domain itself."""
+        patience = self.config.retries if retries is None else retries
         source = self._credentials(reference.domain, auth)
         remotes = [
-            self._remote(base, urlsplit(base).netloc, reference.path, source, min(_MIRROR_RETRIES, self.config.retries))
+            self._remote(base, urlsplit(base).netloc, reference.path, source, min(_MIRROR_RETRIES, patience))
             for base in self.config.mirrors_of(reference.domain)
         ]
         upstream = self._base_of(reference.domain)
-        remotes.append(self._remote(upstream, reference.domain, reference.path, source, self.config.retries))
+        remotes.append(self._remote(upstream, reference.domain, reference.path, source, patience))
         return Repository(remotes, cancel, self._downloads)
 
     def remote(self, domain: str, repository: str, auth: RegistryAuth | None, scopes: tuple[str, ...]) -> Remote:

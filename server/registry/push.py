@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError, NotFound
+from moorage.server.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    MoorageError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from moorage.server.model import Image, LayerBlob
 from moorage.server.registry import manifest as manifests
 from moorage.server.registry.client import Client
@@ -31,6 +38,8 @@ from moorage.server.registry.upload import Sent, Uploader, manifest_digest
 
 _FOREIGN = ("nondistributable", "foreign")
 """Layers that say they are not to be pushed (OCI image spec, layer.md)."""
+_FETCH_RETRIES = 2
+"""More patience than that is not due to a registry that was asked only because it had a blob once."""
 _STAGES = {Sent.EXISTS: PushStage.EXISTS, Sent.MOUNTED: PushStage.MOUNTED, Sent.UPLOADED: PushStage.DONE}
 
 
@@ -242,19 +251,25 @@ class Transfer:
             used(blob.digest)
 
     def _fetch(self, blob: Descriptor) -> None:
-        for origin, listed in self._origins.of(blob.digest):
-            if origin.repository == self._reference.repository:
-                continue
-            try:
-                self._fetch_from(origin, listed)
-                return
-            except MoorageError:
-                self._cancel.check()
+        """From whoever answers at once, else from who does after some patience."""
+        origins = [
+            found for found in self._origins.of(blob.digest) if found[0].repository != self._reference.repository
+        ]
+        for retries in (0, min(_FETCH_RETRIES, self._client.config.retries)):
+            for origin, listed in origins:
+                try:
+                    self._fetch_from(origin, listed, retries)
+                    return
+                except (Unavailable, ResourceExhausted):
+                    self._cancel.check()
+                except MoorageError:
+                    self._cancel.check()
+                    origins = [found for found in origins if found[0] != origin]
         raise _Unavailable(blob.digest)
 
-    def _fetch_from(self, origin: Reference, blob: Descriptor) -> None:
+    def _fetch_from(self, origin: Reference, blob: Descriptor, retries: int) -> None:
         auth = self._auth if origin.domain == self._reference.domain else None
-        repository = self._client.repository(origin, auth, self._cancel)
+        repository = self._client.repository(origin, auth, self._cancel, retries=retries)
         content = self._graph.content
         with self._shared.flights.alone(blob.digest, self._cancel):
             if content.exists(blob.digest):

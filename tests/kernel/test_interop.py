@@ -94,7 +94,7 @@ def raw_digest(reference: str) -> str:
 
 def comparable(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The root's own time is nobody's; times are compared in whole seconds, which is what all formats have."""
-    kept = {path: {key: entry.get(key) for key in KEPT} for path, entry in tree.items()}
+    kept: dict[str, dict[str, Any]] = {path: {key: entry.get(key) for key in KEPT} for path, entry in tree.items()}
     for path, entry in kept.items():
         entry["mtime_ns"] = entry["mtime_ns"] // 10**9 if path != "." else 0
     return kept
