@@ -16,6 +16,7 @@ from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import StartError
 
 _ATTEMPTS = 32
+_CHUNK = 64 << 10
 _SYSTEM = ("proc", "sys", "dev")
 
 
@@ -99,7 +100,7 @@ def read_file(root: int, path: str, limit: int) -> bytes:
             raise StartError(f"cannot read {path}: it has more than {limit} bytes", errno=errno.EFBIG, path=path)
         content = b""
         # It may grow while it is read, and a network's file system gives less than asked for.
-        while len(content) < limit and (chunk := os.read(fd, limit - len(content))):
+        while len(content) < limit and (chunk := os.read(fd, min(limit - len(content), _CHUNK))):
             content += chunk
         return content
     finally:
