@@ -96,7 +96,7 @@ def comparable(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The root's own time is nobody's; times are compared in whole seconds, which is what all formats have."""
     kept: dict[str, dict[str, Any]] = {path: {key: entry.get(key) for key in KEPT} for path, entry in tree.items()}
     for path, entry in kept.items():
-        entry["mtime_ns"] = entry["mtime_ns"] // 10**9 if path != "." else 0
+        entry["mtime_ns"] = int(entry["mtime_ns"] or 0) // 10**9 if path != "." else 0
     return kept
 
 
