@@ -17,13 +17,15 @@ Output = Callable[[Literal["stdout", "stderr"], bytes], None]
 class RunSpec:
     """A container for one RUN. Its root file system is the graph driver's container `id`, and stays when it has run.
 
-    `mounted` are the images, or chains of layers, that the mounts of kind `image` show, in their order.
+    `private_env` goes to the process only, and is written nowhere. `mounted` are the images, or chains of layers, that the
+    mounts of kind `image` show, in their order.
     """
 
     id: str
     image: str
     args: tuple[str, ...]
     env: tuple[str, ...]
+    private_env: tuple[str, ...]
     working_dir: str
     user: str
     network: str

@@ -20,7 +20,9 @@ WITH_HEREDOCS = ("RUN", "COPY", "ADD")
 DIRECTIVES = ("syntax", "escape", "check")
 
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
-_HEREDOC = re.compile(r"(\d*)<<(-?)(?:\"([^\"<\s]+)\"|'([^'<\s]+)'|([^'\"<\s]+))")
+_HEREDOC = re.compile(r"\d*<<(-?)(?:\"([^\"<\s]+)\"|'([^'<\s]+)'|([^'\"<>|&;()\s]+))(?P<rest>.*)")
+_OPERATORS = (";", "&", "|", ")", ">")
+"""What a shell lets follow a here-document's name at once."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,10 @@ class _Reader:
         found = []
         for word in split_words(rest, escape, lenient=True):
             match = _HEREDOC.fullmatch(word)
-            if match:
-                name = match[3] or match[4] or match[5]
-                chomp = bool(match[2])
-                text = self._document(line, name, chomp)
-                found.append(Heredoc(word, name, text, match[5] is not None))
+            if match and (not match["rest"] or (keyword == "RUN" and match["rest"].startswith(_OPERATORS))):
+                name = match[2] or match[3] or match[4]
+                text = self._document(line, name, bool(match[1]))
+                found.append(Heredoc(word, name, text, match[4] is not None))
         return replace(line, heredocs=tuple(found))
 
     def _document(self, line: Line, name: str, chomp: bool) -> str:

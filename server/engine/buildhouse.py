@@ -142,6 +142,7 @@ class BuildHouse:
             mounted_images=spec.mounted,
             transient=True,
         )
+        self._parts.lifecycle.private_env[spec.id] = spec.private_env
         self._parts.places.directory(spec.id).mkdir(mode=0o700)
         self._parts.containers.add(container)
 
@@ -159,6 +160,7 @@ class BuildHouse:
         raise Internal(f"the streams of container {id} ended before it did")
 
     async def _remove(self, id: str) -> None:
+        self._parts.lifecycle.private_env.pop(id, None)
         await self._parts.lifecycle.end(id)
         await self._parts.lifecycle.discard(id)
 

@@ -82,6 +82,8 @@ class Lifecycle:
         self._images = images
         self._networks = networks
         self._exec = exec_driver
+        self.private_env: dict[str, tuple[str, ...]] = {}
+        """Environment, by container, that its first process gets and that is written nowhere."""
 
     # --- create -------------------------------------------------------------------------------------------------------
 
@@ -198,7 +200,8 @@ class Lifecycle:
         undo.callback(driver.detach, network, container.id, None)
         attached = driver.attach(network, container.id, pod.pid, attachment.ports, job.stage)
         job.stage("network")
-        self._exec.configure_network(container.id, attached.interfaces)
+        if not host_network:
+            self._exec.configure_network(container.id, attached.interfaces)
         directory = self._places.directory(container.id)
         address = attached.endpoint.address.partition("/")[0]
         files.write_files(
@@ -232,7 +235,7 @@ class Lifecycle:
     ) -> ContainerSpec:
         """What to start; `directory` has the files that tell names."""
         config = oci.build(
-            container,
+            replace(container, env=container.env + self.private_env.get(container.id, ())),
             cgroup_path=self._places.cgroup_path(container.id),
             hosts_path=str(directory / "hosts"),
             resolv_conf_path=str(directory / "resolv.conf"),

@@ -268,3 +268,20 @@ def test_triggers_of_the_image_built_upon(project: Project) -> None:
     built = project.build("FROM parent:1\nCMD cat /b\n", tag="child:1")
     assert list(built.steps) == ["FROM parent:1", "COPY a /a", "RUN cp /a /b", "exporting to image"]
     assert project.run(tag="child:1") == "1"
+
+
+def test_an_image_tells_another_daemon_of_its_steps(
+    own_daemon: Daemon, project: Project, registry: LoopbackRegistry
+) -> None:
+    """Inline cache: what one daemon built and pushed, another finds done."""
+    project.write({"a": "1"})
+    dockerfile = "FROM BASE\nRUN date +%N >/n\nCOPY a /a\n"
+    name = f"{registry.host}/test/cached:1"
+    first = project.build(dockerfile, "--cache-to", "inline", tag=name)
+    project.daemon.cli("push", name)
+    other = Project(own_daemon, project.directory)
+    second = other.build("", "--cache-from", name, "--cache-to", "inline", tag=name)
+    assert [second.steps[step] for step in ("RUN date +%N >/n", "COPY a /a")] == ["cached", "cached"]
+    assert second.image["id"] == first.image["id"]
+    missing = other.build("", "--cache-from", "registry.example/test/missing:1")
+    assert "no cache from registry.example/test/missing:1" in missing.warnings[0]

@@ -76,6 +76,7 @@ def test_d_prints_the_id_and_returns(daemon: Daemon) -> None:
         (("--pids-limit", "20"), "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null || true", "20"),
         (("--ulimit", "nofile=77:99"), "ulimit -Sn; ulimit -Hn", "77\n99"),
         (("--network", "none"), "ls /sys/class/net", "lo"),
+        (("--network", "host"), "hostname", socket.gethostname()),
         (("--add-host", "lighthouse:192.0.2.7"), "grep lighthouse /etc/hosts", "192.0.2.7\tlighthouse"),
         (("--dns", "192.0.2.53"), "grep nameserver /etc/resolv.conf", "nameserver 192.0.2.53"),
     ],

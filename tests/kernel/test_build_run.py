@@ -1,0 +1,175 @@
+"""RUN: forms, mounts, secrets, networks, users, and what is left of them in the image."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.building import BASE, Project
+from tests.daemon import Daemon
+from tests.registry import LoopbackRegistry
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module")
+def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
+    with Daemon.temporary({"registry.example": registry.url}) as daemon:
+        daemon.cli("pull", BASE)
+        yield daemon
+
+
+@pytest.fixture
+def project(daemon: Daemon, tmp_path: Path) -> Project:
+    return Project(daemon, tmp_path)
+
+
+def output(project: Project, lines: str, *options: str) -> str:
+    """What the commands of a Dockerfile print."""
+    return project.build(f"FROM BASE\n{lines}\n", "--no-cache", *options).output
+
+
+@pytest.mark.parametrize(
+    ("lines", "printed"),
+    [
+        ("RUN echo a  b; echo 'c  d'", "a b\nc  d\n"),
+        ('RUN ["echo", "$HOME  x"]', "$HOME  x\n"),
+        ("RUN <<EOF\necho one\necho two\nEOF", "one\ntwo\n"),
+        ("RUN <<EOF\n#!/bin/cat\ntext\nEOF", "#!/bin/cat\ntext\n"),
+        ("RUN cat <<A; cat <<B\n1\nA\n2\nB", "1\n2\n"),
+        ('SHELL ["/bin/sh", "-xc"]\nRUN true', "+ true\n"),
+        ("USER 65534:7\nRUN id -u; id -g", "65534\n7\n"),
+        ("WORKDIR /a/b\nRUN pwd", "/a/b\n"),
+        ("ARG x=1\nENV y=2\nRUN echo $x$y", "12\n"),
+        ("RUN --network=none ls /sys/class/net", "lo\n"),
+        ("RUN grep -c . /proc/1/comm; echo $PATH", "1\n/bin\n"),
+        ("RUN grep CapEff /proc/self/status | grep -c ffffffff || echo confined", "0\nconfined\n"),
+    ],
+)
+def test_what_commands_see(project: Project, lines: str, printed: str) -> None:
+    assert output(project, lines) == printed
+
+
+def test_networks(project: Project) -> None:
+    names = "/".join(sorted(path.name for path in Path("/sys/class/net").iterdir() if path.name in ("lo", "eth0")))
+    assert "lo" in names
+    assert output(project, "RUN ls /sys/class/net", "--network", "none") == "lo\n"
+    assert output(project, "RUN ls /sys/class/net") == "eth0\nlo\n"
+    assert (
+        output(project, "RUN --network=host hostname", "--network", "none").strip()
+        == Path("/etc/hostname").read_text().strip()
+    )
+
+
+def test_a_cache_mount_stays_and_is_no_part_of_the_image(project: Project) -> None:
+    lines = "RUN --mount=type=cache,target=/c,id=counter{n} echo x >>/c/n; wc -l </c/n"
+    first, second = lines.format(n=1), lines.format(n=2)
+    assert [output(project, line).strip() for line in (first, first, second, first)] == ["1", "2", "1", "3"]
+    assert "c" not in project.run("ls", "-A", "/").split()
+    attributes = "RUN --mount=type=cache,target=/d,uid=7,gid=8,mode=0700,sharing=locked stat -c '%u:%g %a' /d"
+    assert output(project, attributes) == "7:8 700\n"
+    project.daemon.cli("builder", "prune", "-a")
+    assert output(project, first).strip() == "1"
+
+
+def test_a_bind_mount_of_the_context(project: Project) -> None:
+    project.write({"src/a": "1", "src/b": "2", "one": "3"})
+    lines = (
+        "WORKDIR /w\nRUN --mount=source=src,target=/s cat /s/a /s/b; touch /s/x 2>/dev/null || echo read-only\n"
+        "RUN --mount=source=one,target=two cat /w/two\nRUN --mount=target=/all ls /all"
+    )
+    assert output(project, lines) == "12read-only\n3Dockerfile\none\nsrc\n"
+    assert project.run("sh", "-c", "ls -A /w; ls -d /s /all 2>&1 | grep -c 'No such'") == "2"
+    project.write({"src/a": "9"})
+    built = project.build()
+    assert "92" in built.output
+
+
+def test_a_bind_mount_of_a_stage_and_an_image(project: Project) -> None:
+    built = project.build(
+        f"FROM BASE AS s\nRUN mkdir /made && echo 1 >/made/f\nFROM BASE\n"
+        f"RUN --mount=from=s,source=/made,target=/m cat /m/f\nRUN --mount=from={BASE},target=/i ls /i/etc\n"
+    )
+    assert built.output == "1\ngroup\npasswd\n"
+
+
+def test_a_tmpfs_mount(project: Project) -> None:
+    lines = "RUN --mount=type=tmpfs,target=/t,size=1m touch /t/x; grep ' /t ' /proc/mounts | grep -o size=1024k\nRUN ls -d /t || echo gone"
+    assert output(project, lines).splitlines()[-1] == "gone"
+
+
+def test_secrets_are_nowhere_but_in_the_command(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hush-hush")
+    dockerfile = (
+        "FROM BASE\nRUN --mount=type=secret,id=t cat /run/secrets/t | wc -c; stat -c %a /run/secrets/t\n"
+        "RUN --mount=type=secret,id=t,env=TOKEN --mount=type=secret,id=t,target=/x/y,mode=444,uid=5 echo ${#TOKEN}; stat -c %u:%a /x/y\n"
+        "RUN --mount=type=secret,id=other ls /run/secrets/other 2>/dev/null || echo none\nRUN ls -A /run /x 2>/dev/null || echo clean"
+    )
+    project.write({".dockerignore": "token"})
+    built = project.build(dockerfile, "--secret", f"id=t,src={tmp_path / 'token'}")
+    assert built.output == "9\n400\n9\n5:444\nnone\nclean\n"
+    root = project.daemon.root
+    kept = [root / "graph.db", root / "graph.db-wal", project.daemon.log]
+    kept += [path for name in ("content", "build", "containers") for path in (root / name).rglob("*") if path.is_file()]
+    files = [path for path in kept if path.exists()]
+    assert not [path for path in files if b"hush-hush" in path.read_bytes()]
+    # Another value is no reason to do it again.
+    (tmp_path / "token").write_text("hush-more")
+    again = project.build("", "--secret", f"id=t,src={tmp_path / 'token'}")
+    assert set(list(again.steps.values())[1:-1]) == {"cached"}
+
+
+def test_what_running_needs_leaves_no_trace(project: Project, tmp_path: Path) -> None:
+    """A root file system that has nothing gets nothing from being run in but what the command made."""
+    busybox = Path("/bin/busybox").read_bytes()
+    project.write({"busybox": busybox})
+    (project.directory / "busybox").chmod(0o755)
+    project.build('FROM scratch\nCOPY busybox /busybox\nRUN ["/busybox", "mkdir", "/made"]\n')
+    blob = max(
+        (project.daemon.root / "content/blobs/sha256").iterdir(),
+        key=lambda path: path.stat().st_ctime_ns if _is_layer(path) else 0,
+    )
+    with tarfile.open(blob) as tar:
+        assert tar.getnames() == ["made"]
+
+
+def _is_layer(path: Path) -> bool:
+    return path.read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_a_directory_that_is_there_is_no_layer(project: Project) -> None:
+    built = project.build("FROM BASE\nWORKDIR /tmp\nWORKDIR ..\nWORKDIR etc\n")
+    assert len(built.image["layers"]) == 1
+
+
+def test_deletions_and_hard_links_are_kept(project: Project) -> None:
+    project.build("FROM BASE\nRUN mkdir /d; echo 1 >/d/a; ln /d/a /d/b; echo x >/gone\nRUN rm /gone; rm -r /www\n")
+    assert project.run("sh", "-c", "ls -d /gone /www 2>&1 | grep -c 'No such'; stat -c %h /d/a") == "2\n2"
+
+
+def test_proxies_are_given_and_not_kept(project: Project) -> None:
+    dockerfile = "FROM BASE\nRUN echo $HTTP_PROXY\n"
+    built = project.build(dockerfile, "--build-arg", "HTTP_PROXY=http://p.example", "--no-cache")
+    assert built.output == "http://p.example\n"
+    assert "p.example" not in project.daemon.out("inspect", "app:1")
+    again = project.build("", "--build-arg", "HTTP_PROXY=http://q.example")
+    assert again.steps["RUN echo $HTTP_PROXY"] == "cached"
+
+
+def test_unused_build_arguments_are_told(project: Project) -> None:
+    assert project.build("FROM BASE\n", "--build-arg", "NOT=1").warnings == ["build arguments that no ARG takes: NOT"]
+
+
+def test_plain_progress(project: Project) -> None:
+    project.write({"Dockerfile": f"FROM {BASE} AS b\nRUN echo out\nRUN exit 3\n"})
+    done = project.daemon.cli("build", "--progress", "plain", "--no-cache", str(project.directory), check=False)
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"#1 [b 1/3] FROM {BASE} AS b"
+    assert next(line for line in lines if line.startswith("#2 ")) == "#2 [b 2/3] RUN echo out"
+    assert any(line.startswith("#2 ") and line.endswith(" out") for line in lines)
+    assert any(line.startswith("#2 DONE ") for line in lines)
+    assert "#3 ERROR Dockerfile:3: RUN exit 3: exit code 3" in lines
+    assert lines[-2] == "moorage: Dockerfile:3: RUN exit 3: exit code 3"
