@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -63,3 +63,9 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromDatetime(moment.astimezone())
     return stamp
+
+
+def pieces(file: BinaryIO, size: int = 1 << 20) -> Iterator[bytes]:
+    """A file's bytes in pieces that fit a message."""
+    while piece := file.read(size):
+        yield piece

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from moorage.client.caller import Caller, timestamp
-from moorage.client.streams import Pull, Push
+from moorage.client.caller import Caller, pieces, timestamp
+from moorage.client.streams import Pull, Push, Stream
 from moorage.v1 import image_pb2, image_pb2_grpc
 
 
@@ -70,6 +70,39 @@ class Images:
         """Delete images that no container holds: those without a tag, or `all`."""
         request = image_pb2.PruneImagesRequest(all=all, labels=labels, until=timestamp(until))
         return self._caller.unary(self._stub.PruneImages, request)
+
+    def save(
+        self, references: Iterable[str], *, format: image_pb2.ArchiveFormat = image_pb2.ARCHIVE_FORMAT_OCI
+    ) -> Stream[image_pb2.SaveImagesResponse]:
+        """Images as one tar archive, in pieces."""
+        request = image_pb2.SaveImagesRequest(references=list(references), format=format)
+        return self._caller.stream(self._stub.SaveImages, request)
+
+    def load(self, archive: BinaryIO) -> Stream[image_pb2.LoadImagesResponse]:
+        """Take the images of an archive in; iterate over the answer for progress, and for the images as they come."""
+        requests = (image_pb2.LoadImagesRequest(data=piece) for piece in pieces(archive))
+        return Stream(self._stub.LoadImages(requests), self._caller.error)
+
+    def import_(
+        self,
+        archive: BinaryIO,
+        reference: str = "",
+        *,
+        message: str = "",
+        changes: Iterable[str] = (),
+        platform: image_pb2.Platform | None = None,
+    ) -> Stream[image_pb2.ImportImageResponse]:
+        """Make an image of one layer out of the tar of a root file system; the last answer has the image."""
+        opening = image_pb2.ImportImageRequest.Open(
+            reference=reference, message=message, changes=list(changes), platform=platform
+        )
+
+        def requests() -> Iterator[image_pb2.ImportImageRequest]:
+            yield image_pb2.ImportImageRequest(open=opening)
+            for piece in pieces(archive):
+                yield image_pb2.ImportImageRequest(data=piece)
+
+        return Stream(self._stub.ImportImage(requests()), self._caller.error)
 
     def tag(self, source: str, target: str) -> image_pb2.Image:
         """Give an image one more name."""

@@ -24,13 +24,16 @@ VERBS = (
     "doctor",
     "events",
     "exec",
+    "export",
     "history",
     "image",
     "images",
+    "import",
     "info",
     "inspect",
     "jobs",
     "kill",
+    "load",
     "login",
     "logout",
     "logs",
@@ -44,6 +47,7 @@ VERBS = (
     "rm",
     "rmi",
     "run",
+    "save",
     "search",
     "start",
     "stats",
@@ -69,7 +73,9 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f"moorage.client.commands.{cmd_name}").command
+        # `import` is a word of Python's.
+        module = "import_" if cmd_name == "import" else cmd_name
+        command: click.Command = import_module(f"moorage.client.commands.{module}").command
         return command
 
     def invoke(self, ctx: click.Context) -> object:

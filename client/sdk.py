@@ -147,6 +147,12 @@ class Containers:
         )
         return self._caller.unary(self._stub.CommitContainer, request)
 
+    def export(self, container: str, *, pause: bool = False) -> Stream[runtime_pb2.ExportContainerResponse]:
+        """Its root file system as a tar, in pieces; with `pause` it is held still meanwhile."""
+        return self._caller.stream(
+            self._stub.ExportContainer, runtime_pb2.ExportContainerRequest(id=container, pause=pause)
+        )
+
     def processes(self, container: str) -> Sequence[runtime_pb2.Process]:
         """Its processes, by pid, as the host sees them."""
         return self._caller.unary(self._stub.ListProcesses, runtime_pb2.ListProcessesRequest(id=container)).processes

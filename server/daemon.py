@@ -27,6 +27,7 @@ from moorage.server.builder.trees import Trees
 from moorage.server.config import Config
 from moorage.server.engine import commands, handlers
 from moorage.server.engine.adjust import Adjust
+from moorage.server.engine.archiving import Archiving
 from moorage.server.engine.buildhouse import Parts
 from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
@@ -141,6 +142,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     containers, pods = Containers(rooms.db), Pods(rooms.db)
     places = Places(Path(config.root), config.instance, containers, pods)
     images = Images(engine, graph, rooms.puller, containers, config.registry.names())
+    store = Store(graph, images, containers, rooms.cgroups, places.cgroup_path)
     networks = Networks(rooms.db, rooms.network_drivers, containers)
     lifecycle = Lifecycle(
         engine=engine,
@@ -177,8 +179,9 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         events=EventLog(rooms.db),
         images=images,
         registries=Registries(engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer),
-        store=Store(graph, images, containers, rooms.cgroups, places.cgroup_path),
         builds=Builds(Parts(engine, images, containers, lifecycle, places), _tools(config, rooms)),
+        store=store,
+        archiving=Archiving(engine, graph, images, containers, rooms.puller, config.registry, store.frozen),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )

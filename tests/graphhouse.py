@@ -72,6 +72,10 @@ class MemoryDriver:
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", f"/nowhere/{chain_id}"),)
 
+    def export(self, container_id: str, sink: Sink, cancel: CancelToken) -> Packed:
+        sink.write(self.changes[container_id])
+        return Packed(len(self.changes[container_id]), 1, True)
+
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", self.writable[container_id], ("bind",)),)
 

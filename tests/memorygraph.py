@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import BinaryIO
@@ -86,6 +86,7 @@ class MemoryGraph:
         self.leases = 0
         self.packable: dict[str, LayerBlob] = {}
         """What `pack_layer` makes of a layer, by chain ID; its bytes are in the content already."""
+        self.kept: dict[str, str] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -145,6 +146,14 @@ class MemoryGraph:
     def add_digest(self, image_id: str, name: str) -> None:
         at = next(at for at, image in enumerate(self.images) if image.id == image_id)
         self.images[at] = replace(self.images[at], digests=(*self.images[at].digests, name))
+
+    def keep_blob(self, chain_id: str, blob: LayerBlob) -> None:
+        self.kept[blob.digest] = chain_id
+
+    def discard(self, digests: Sequence[str]) -> None:
+        for digest in digests:
+            if digest not in self.kept:
+                self.content.delete(digest)
 
     def list(self) -> tuple[Image, ...]:
         return tuple(self.images)

@@ -14,6 +14,7 @@ from moorage.server.api.registry import given, pushing
 from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.server.engine.registrycommands import Push
+from moorage.server.errors import InvalidArgument
 from moorage.server.model import Image
 from moorage.v1 import image_pb2, image_pb2_grpc
 
@@ -77,6 +78,51 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             untagged=removed.untagged, deleted=removed.deleted, reclaimed_bytes=removed.reclaimed
         )
 
+    async def SaveImages(
+        self, request: image_pb2.SaveImagesRequest, context: Ctx
+    ) -> AsyncIterator[image_pb2.SaveImagesResponse]:
+        docker = request.format == image_pb2.ARCHIVE_FORMAT_DOCKER
+        command = storecommands.Save(tuple(request.references), "docker" if docker else "oci")
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as pieces:
+            async for piece in pieces:
+                yield image_pb2.SaveImagesResponse(data=piece)
+
+    async def LoadImages(
+        self, requests: AsyncIterator[image_pb2.LoadImagesRequest], context: Ctx
+    ) -> AsyncIterator[image_pb2.LoadImagesResponse]:
+        command = storecommands.Load(_data(requests))
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
+            async for step in steps:
+                yield image_pb2.LoadImagesResponse(
+                    stage=f"LOAD_STAGE_{step.stage.upper()}",
+                    digest=step.digest,
+                    current_bytes=step.current,
+                    image=convert.image(step.image) if step.image else None,
+                    names=step.names,
+                )
+
+    async def ImportImage(
+        self, requests: AsyncIterator[image_pb2.ImportImageRequest], context: Ctx
+    ) -> AsyncIterator[image_pb2.ImportImageResponse]:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("message") != "open":
+            raise InvalidArgument("the first message of ImportImage must be open", field="open")
+        opened = first.open
+        command = storecommands.Import(
+            _data(requests),
+            opened.reference,
+            opened.message,
+            tuple(opened.changes),
+            convert.platform(opened.platform),
+        )
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
+            async for step in steps:
+                yield image_pb2.ImportImageResponse(
+                    stage=f"LOAD_STAGE_{step.stage.upper()}",
+                    current_bytes=step.current,
+                    image=convert.image(step.image) if step.image else None,
+                )
+
     async def PruneImages(self, request: image_pb2.PruneImagesRequest, context: Ctx) -> image_pb2.PruneImagesResponse:
         command = storecommands.PruneImages(request.all, dict(request.labels), convert.nanoseconds(request.until))
         pruned = await self._engine.run(command, ctx.of(context))
@@ -108,6 +154,12 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
 
     async def _image(self, image: Image, context: Ctx) -> image_pb2.Image:
         return convert.image(image, await self._engine.run(commands.ImageUsers(image.id), ctx.of(context)))
+
+
+async def _data(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """The bytes of the messages that come."""
+    async for request in requests:
+        yield request.data
 
 
 def _list_command(request: image_pb2.ListImagesRequest) -> commands.ListImages:

@@ -74,6 +74,14 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         )
         return self._container(found, size)
 
+    async def ExportContainer(
+        self, request: pb.ExportContainerRequest, context: Ctx
+    ) -> AsyncIterator[pb.ExportContainerResponse]:
+        command = storecommands.Export(request.id, request.pause)
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as pieces:
+            async for piece in pieces:
+                yield pb.ExportContainerResponse(data=piece)
+
     async def CommitContainer(self, request: pb.CommitContainerRequest, context: Ctx) -> pb.CommitContainerResponse:
         command = storecommands.Commit(
             request.id,

@@ -46,13 +46,15 @@ class Lane(enum.Enum):
     """Moves images."""
     LOOKUP = 8
     """Asks a registry for something small, and waits for its answer."""
+    ARCHIVE = 5
+    """Archives in and out, at the pace of whoever sends or reads them."""
     WAIT = 10_000
     """`async` jobs and streams, which mostly wait."""
     WATCH = 20_000
     """As WAIT, for those that only look on: whoever is cut off asks again."""
 
 
-BLOCKING: tuple[Lane, ...] = (Lane.KERNEL, Lane.DISK, Lane.TRANSFER, Lane.LOOKUP)
+BLOCKING: tuple[Lane, ...] = (Lane.KERNEL, Lane.DISK, Lane.TRANSFER, Lane.LOOKUP, Lane.ARCHIVE)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from moorage.server.engine import podcommands as p
 from moorage.server.engine import registrycommands as r
 from moorage.server.engine import storecommands as s
 from moorage.server.engine.adjust import Adjust
+from moorage.server.engine.archiving import Archiving
 from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane, Verb
@@ -46,6 +47,7 @@ def table(
     registries: Registries,
     store: Store,
     builds: Builds,
+    archiving: Archiving,
     networks: Networks,
     system: System,
 ) -> list[Verb]:
@@ -131,6 +133,10 @@ def table(
         Verb("image_delete", c.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),
         Verb("tag", s.Tag, store.tag, Lane.KERNEL, lambda x: x.source),
         Verb("history", s.History, store.history, Lane.KERNEL, lambda x: x.reference),
+        Verb("save", s.Save, archiving.save, Lane.WAIT, lambda x: ",".join(x.references)),
+        Verb("load", s.Load, archiving.load, Lane.WAIT),
+        Verb("import", s.Import, archiving.import_, Lane.WAIT, lambda x: x.reference),
+        Verb("export", s.Export, archiving.export, Lane.WAIT, lambda x: x.container),
         Verb("image_prune", s.PruneImages, store.prune, Lane.DISK),
         Verb("df", s.Measure, store.measure, Lane.DISK),
         Verb("viz", s.Viz, store.viz, Lane.KERNEL),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Literal
 
-from moorage.server.engine.job import Command
+from moorage.server.engine.job import Command, StreamCommand
 from moorage.server.graph.usage import Item as Item
 from moorage.server.graph.usage import Usage
-from moorage.server.model import Image
+from moorage.server.model import Image, Platform
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,51 @@ class Measure(Command[DiskReport]):
 @dataclass(frozen=True)
 class Viz(Command[str]):
     """The GraphDB as a graph in the dot language."""
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Save(StreamCommand[bytes]):
+    """Images as one archive: `oci`, a layout that Docker reads too, or `docker`, the older form."""
+
+    references: tuple[str, ...]
+    format: Literal["oci", "docker"] = "oci"
+
+
+@dataclass(frozen=True)
+class LoadStep:
+    """One step of a load or an import: `receiving` with the bytes so far, `unpacking` a layer of that size, `done` with the image."""
+
+    stage: Literal["receiving", "unpacking", "done"]
+    digest: str = ""
+    current: int = 0
+    image: Image | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load(StreamCommand[LoadStep]):
+    """Images out of an archive."""
+
+    data: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True)
+class Import(StreamCommand[LoadStep]):
+    """An image out of the tar of a root file system. See `Commit` for `changes`."""
+
+    data: AsyncIterator[bytes]
+    reference: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True)
+class Export(StreamCommand[bytes]):
+    """A container's root file system as a tar; `pause` holds it still meanwhile."""
+
+    container: str
+    pause: bool = False

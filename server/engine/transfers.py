@@ -31,7 +31,10 @@ class Ended(Generic[Result]):
 
 
 async def transfer(
-    engine: Blocking, job: Job, work: Callable[[Callable[[Step], None], CancelToken], Result]
+    engine: Blocking,
+    job: Job,
+    work: Callable[[Callable[[Step], None], CancelToken], Result],
+    lane: Lane = Lane.TRANSFER,
 ) -> AsyncIterator[Step | Ended[Result]]:
     """The steps of `work`, as it tells them, and its result at last. Raises what it raises, once it has ended."""
     loop = asyncio.get_running_loop()
@@ -48,7 +51,7 @@ async def transfer(
             tell(None)
 
     with job.cancel.on_cancel(lambda: cancel.cancel(f"the {job.verb} was cancelled")):
-        task = loop.create_task(engine.blocking(Lane.TRANSFER, run))
+        task = loop.create_task(engine.blocking(lane, run))
         try:
             while (step := await steps.get()) is not None:
                 yield step

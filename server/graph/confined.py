@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Internal
-from moorage.server.graph.drivers.base import Form, Packed, Sink, Unpacked, Whiteouts
+from moorage.server.graph.drivers.base import Form, Packed, RootfsMount, Sink, Unpacked, Whiteouts
 from moorage.server.model import DiskUsage
 
 RunTask = Callable[[str, dict[str, Any], Sequence[int], CancelToken | None], dict[str, Any]]
@@ -73,20 +73,33 @@ class ConfinedRunner:
         with ExitStack() as stack:
             tree = stack.enter_context(opened(directory))
             below = [stack.enter_context(opened(lower))] if lower else []
-            pool = stack.enter_context(ThreadPoolExecutor(1, "moorage-pack"))
+            result = self._drain("pack", args, lambda writer: [tree, writer, *below], sink, cancel)
+        return Packed(int(result["bytes"]), int(result["entries"]), bool(result["root"]))
+
+    def export(self, mounts: Sequence[RootfsMount], sink: Sink, cancel: CancelToken) -> Packed:
+        layers = [{"type": each.type, "source": each.source, "options": list(each.options)} for each in mounts]
+        result = self._drain("export", {"layers": layers}, lambda writer: [writer], sink, cancel)
+        return Packed(int(result["bytes"]), int(result["entries"]), bool(result["root"]))
+
+    def _drain(
+        self, task: str, args: dict[str, Any], fds: Callable[[int], list[int]], sink: Sink, cancel: CancelToken
+    ) -> dict[str, Any]:
+        """Run a task that writes to a pipe, and empty it into `sink`; answers what the task does."""
+        with ThreadPoolExecutor(1, "moorage-pack") as pool:
             reader, writer = os.pipe2(os.O_CLOEXEC)
-            task = pool.submit(self._produce, args, [tree, writer, *below], writer, cancel)
+            running = pool.submit(self._produce, task, args, fds(writer), writer, cancel)
             with open(reader, "rb", buffering=0) as pipe:
                 fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
                 while data := pipe.read(CHUNK):
                     cancel.check()
                     sink.write(data)
-            result = task.result()
-        return Packed(int(result["bytes"]), int(result["entries"]), bool(result["root"]))
+            return running.result()
 
-    def _produce(self, args: dict[str, Any], fds: Sequence[int], writer: int, cancel: CancelToken) -> dict[str, Any]:
+    def _produce(
+        self, task: str, args: dict[str, Any], fds: Sequence[int], writer: int, cancel: CancelToken
+    ) -> dict[str, Any]:
         try:
-            return self._run_task("pack", args, fds, cancel)
+            return self._run_task(task, args, fds, cancel)
         finally:
             # With the last writer gone, the stream is at its end.
             os.close(writer)

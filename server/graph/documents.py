@@ -24,6 +24,7 @@ class _Descriptor(msgspec.Struct):
 
 class _Manifest(msgspec.Struct):
     layers: list[_Descriptor]
+    media_type: str = msgspec.field(name="mediaType", default=MANIFEST_TYPE)
 
 
 def digest_of(data: bytes) -> str:
@@ -33,6 +34,11 @@ def digest_of(data: bytes) -> str:
 def encode(document: dict[str, Any]) -> bytes:
     """A document as bytes, in the order of its members; `created` and the like are the caller's to make reproducible."""
     return msgspec.json.encode(document)
+
+
+def encode_list(entries: Sequence[dict[str, Any]]) -> bytes:
+    """A list of documents as bytes."""
+    return msgspec.json.encode(entries)
 
 
 def decode(config: bytes) -> dict[str, Any]:
@@ -68,3 +74,16 @@ def layer_blobs(manifest: bytes, diff_ids: Sequence[str]) -> tuple[LayerBlob, ..
         LayerBlob(each.digest, each.media_type, each.size, diff_id)
         for each, diff_id in zip(layers, diff_ids, strict=True)
     )
+
+
+def layer_digests(manifest: bytes) -> list[str] | None:
+    """The digests of the layers that a manifest lists; None when it is no image's manifest."""
+    try:
+        return [layer.digest for layer in msgspec.json.decode(manifest, type=_Manifest).layers]
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def media_type_of(manifest: bytes) -> str:
+    """A manifest's media type."""
+    return msgspec.json.decode(manifest, type=_Manifest).media_type

@@ -139,6 +139,12 @@ class Garbage:
                 removed += Removed(reclaimed=self._content.drop_ingests(days_ago_ns(0)))
         return removed
 
+    def discard(self, digests: Sequence[str], chain_ids: Sequence[str] = ()) -> None:
+        """See `Graph.discard`."""
+        found = (self._layers.get(chain_id) for chain_id in chain_ids)
+        with self._lock:
+            self._delete([layer for layer in found if layer is not None], digests)
+
     def collect(self, containers: set[str]) -> Collected:
         """See `Graph.collect`."""
         unfinished = self._driver.collect()

@@ -26,7 +26,7 @@ from moorage.server.errors import DataLoss, InvalidArgument, NotFound
 from moorage.server.graph import documents, imageconfig, layers, syncing
 from moorage.server.graph.compression import Compression
 from moorage.server.graph.content import ContentStore, check_digest
-from moorage.server.graph.drivers.base import UNLIMITED, GraphDriver, RootfsMount, WritableLayer
+from moorage.server.graph.drivers.base import UNLIMITED, GraphDriver, RootfsMount, Sink, WritableLayer
 from moorage.server.graph.garbage import Collected, Garbage, Removed
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
@@ -110,6 +110,14 @@ class Graph:
             if tx.get(KIND, image_id, Image) is not None:
                 _move(tx, DIGEST, name, image_id)
                 tx.event("image", "push", image_id, name)
+
+    def keep_blob(self, chain_id: str, blob: LayerBlob) -> None:
+        """Have a blob of the content store stay as long as a layer does."""
+        self._layers.keep_blob(chain_id, blob)
+
+    def discard(self, digests: Sequence[str], chain_ids: Sequence[str] = ()) -> None:
+        """Delete blobs and layers (from the top down), but for those that an image or a layer holds: what a failed operation made."""
+        self._garbage.discard(digests, chain_ids)
 
     def add_document(self, data: bytes) -> str:
         """Put a config or manifest into the content store; answers its digest."""
@@ -299,6 +307,10 @@ class Graph:
             return self.driver.view(image_id)
         image = self._by_id(image_id)
         return self.driver.view(image.layers[-1].chain_id if image.layers else "")
+
+    def export_rootfs(self, container_id: str, sink: Sink, cancel: CancelToken) -> None:
+        """A container's root file system as an uncompressed tar stream."""
+        self.driver.export(container_id, sink, cancel)
 
     def remove_rootfs(self, container_id: str) -> None:
         """Delete a container's writable layer; missing is fine."""

@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import DeadlineExceeded, MoorageError
+from moorage.server.model import LayerBlob
 from moorage.server.registry.blob import BlobReader
 from moorage.server.registry.client import Repository
 from moorage.server.registry.config import RegistryConfig
@@ -68,6 +69,16 @@ class LayerWork:
                     self._fail(error)
             if self._failure is not None:
                 raise self._failure
+            if self._shared.config.keep_blobs:
+                self._keep_blobs()
+
+    def _keep_blobs(self) -> None:
+        """Have the blobs that are here stay as long as their layers do."""
+        for plan in self._plans:
+            blob = plan.blob
+            if self._content.exists(blob.digest):
+                kept = LayerBlob(blob.digest, blob.media_type, blob.size, plan.diff_id)
+                self._graph.keep_blob(plan.chain_id, kept)
 
     def _missing(self) -> dict[str, list[LayerPlan]]:
         """The layers that the graph lacks, by blob: a blob may occur twice in a chain."""

@@ -8,6 +8,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.model import Image, Platform
 from moorage.server.registry.client import Client, Resolved
 from moorage.server.registry.credentials import RegistryAuth
+from moorage.server.registry.fetch import fetch
 from moorage.server.registry.flights import Flights, Wanted
 from moorage.server.registry.imageconfig import plan_layers
 from moorage.server.registry.layers import LayerWork, Shared
@@ -52,6 +53,11 @@ class Puller:
         report("", PullStage.DONE)
         return image
 
+    def fetch(self, digest: str, cancel: CancelToken) -> None:
+        """Have a blob in the content store again, from a repository that an image here is known to be in. Raises NotFound and what a
+        pull does."""
+        fetch(self._shared, self._client, digest, cancel)
+
     def _register(self, reference: Reference, resolved: Resolved, config: bytes, cancel: CancelToken) -> Image:
         """A tag beside a digest is only a remark of who wrote it: nobody checked that it points there."""
         manifest = resolved.manifest
@@ -76,4 +82,4 @@ class Puller:
     def _spent(self, digest: str) -> None:
         """A layer's blob is unpacked everywhere it was wanted."""
         if not self._client.config.keep_blobs:
-            self._graph.content.delete(digest)
+            self._graph.discard([digest])

@@ -73,6 +73,14 @@ class Graph(Protocol):
         self, *, config: bytes, manifest_digest: str, tags: tuple[str, ...], digests: tuple[str, ...]
     ) -> Image: ...
 
+    def keep_blob(self, chain_id: str, blob: LayerBlob) -> object:
+        """Have a blob stay as long as a layer does."""
+        ...
+
+    def discard(self, digests: Sequence[str]) -> object:
+        """Delete blobs, but for those that an image or a layer holds."""
+        ...
+
     def list(self) -> Iterable[Image]: ...
 
     def document(self, image_id: str) -> bytes:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from moorage.server.libcontainer import rootfs, syscalls
 from moorage.server.supervisor.confine import XATTR_CAPABILITIES, enter, open_plain_directory
 from moorage.server.supervisor.failures import Failure
 from moorage.server.supervisor.layerentry import KEPT_XATTRS, is_whiteout
@@ -69,6 +70,17 @@ def pack(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     packer = Packer(tree, TarWriter(out), args, fds[2] if len(fds) > 2 else -1)
     packer.run()
     return {"bytes": packer.bytes, "entries": packer.entries, "root": packer.root}
+
+
+def export(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Pack what the mounts `layers` show into the descriptor fds[0], as it is. Answers what `pack` does."""
+    (out,) = fds
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.set_propagation("/", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    # What is mounted goes with the process.
+    shown = rootfs.mount_root(rootfs.plan_layers(args["layers"]), None)
+    tree = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=shown)
+    return pack({"form": "plain"}, [tree, out])
 
 
 class Packer:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moorage.server.supervisor import buildtree, lookups, trees
-from moorage.server.supervisor.pack import pack
+from moorage.server.supervisor.pack import export, pack
 from moorage.server.supervisor.unpack import unpack
 
 
@@ -34,6 +34,7 @@ TASKS: dict[str, Task] = {
     "sleep": sleep,
     "unpack": unpack,
     "pack": pack,
+    "export": export,
     "copy_tree": trees.copy_tree,
     "remove_tree": trees.remove_tree,
     "measure_tree": trees.measure_tree,

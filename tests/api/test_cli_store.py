@@ -140,3 +140,72 @@ def test_history_prints_steps(daemon: FakeDaemon, capfd: Capture) -> None:
     assert capfd.readouterr().out == f"{DIGEST}\n"
     assert run(daemon, "history", "--format", "json", "app:1") == 0
     assert json.loads(capfd.readouterr().out)[1]["size_bytes"] == 2048
+
+
+def test_save_writes_a_whole_file_or_none(daemon: FakeDaemon, tmp_path: Path, capfd: Capture) -> None:
+    file = tmp_path / "saved.tar"
+    daemon.script["SaveImages"] = [image_pb2.SaveImagesResponse(data=data) for data in (b"one", b"two")]
+    assert run(daemon, "save", "--format", "docker", "-o", str(file), "a", "b") == 0
+    assert file.read_bytes() == b"onetwo"
+    assert asked(daemon, "SaveImages") == image_pb2.SaveImagesRequest(
+        references=["a", "b"], format=image_pb2.ARCHIVE_FORMAT_DOCKER
+    )
+
+    def broken(request: Any, context: Any) -> Iterator[image_pb2.SaveImagesResponse]:
+        yield image_pb2.SaveImagesResponse(data=b"half")
+        raise Refusal("DATA_LOSS", "blob is damaged")
+
+    daemon.script["SaveImages"] = broken
+    assert run(daemon, "save", "-o", str(file), "a") == 1
+    assert "blob is damaged" in capfd.readouterr().err
+    assert file.read_bytes() == b"onetwo"
+    assert [path.name for path in tmp_path.glob("saved*")] == ["saved.tar"]
+    assert run(daemon, "save", "-o", str(tmp_path / "nosuch" / "x"), "a") == 1
+    assert "cannot write" in capfd.readouterr().err
+
+
+def test_export_goes_to_stdout(daemon: FakeDaemon, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    daemon.script["ExportContainer"] = [runtime_pb2.ExportContainerResponse(data=bytes([0, 255, 10]))]
+    assert run(daemon, "export", "--pause", "box") == 0
+    assert capfdbinary.readouterr().out == bytes([0, 255, 10])
+    assert asked(daemon, "ExportContainer") == runtime_pb2.ExportContainerRequest(id="box", pause=True)
+
+
+def test_load_sends_the_file_in_pieces_and_tells_what_came(daemon: FakeDaemon, tmp_path: Path, capfd: Capture) -> None:
+    def load(requests: Any, context: Any) -> Iterator[image_pb2.LoadImagesResponse]:
+        assert b"".join(request.data for request in requests) == bytes(3 << 20)
+        unpacking = image_pb2.LOAD_STAGE_UNPACKING
+        yield image_pb2.LoadImagesResponse(stage=unpacking, digest=DIGEST, current_bytes=2000)
+        yield image_pb2.LoadImagesResponse(stage=image_pb2.LOAD_STAGE_DONE, image=IMAGE, names=["app:1"])
+
+    daemon.script["LoadImages"] = load
+    file = tmp_path / "archive.tar"
+    file.write_bytes(bytes(3 << 20))
+    assert run(daemon, "load", "-i", str(file)) == 0
+    assert capfd.readouterr() == ("loaded abababababab: app:1\n", "abababababab: unpacking 2kB\n")
+    assert len(daemon.requests("LoadImages")) == 3
+    assert run(daemon, "load", "-q", "-i", str(file)) == 0
+    assert capfd.readouterr() == (f"{DIGEST}\n", "")
+    assert run(daemon, "load", "-i", str(tmp_path / "nosuch")) == 1
+    assert "no such file" in capfd.readouterr().err
+
+
+def test_import_opens_and_prints_the_id(daemon: FakeDaemon, tmp_path: Path, capfd: Capture) -> None:
+    def made(requests: Any, context: Any) -> Iterator[image_pb2.ImportImageResponse]:
+        assert len(list(requests)) == 2
+        yield image_pb2.ImportImageResponse(stage=image_pb2.LOAD_STAGE_DONE, image=IMAGE)
+
+    daemon.script["ImportImage"] = made
+    file = tmp_path / "rootfs.tar"
+    file.write_bytes(b"tar")
+    words = ("import", "-m", "why", "-c", "CMD x", "--platform", "linux/arm64/v8", str(file), "base:1")
+    assert run(daemon, *words) == 0
+    assert capfd.readouterr().out == f"{DIGEST}\n"
+    opening, data = daemon.requests("ImportImage")
+    assert data.data == b"tar"
+    assert opening.open == image_pb2.ImportImageRequest.Open(
+        reference="base:1",
+        message="why",
+        changes=["CMD x"],
+        platform=image_pb2.Platform(os="linux", architecture="arm64", variant="v8"),
+    )

@@ -14,11 +14,12 @@ SERVER = ROOT / "server"
 ROOMS = ("graph", "registry", "builder", "networkdriver", "execdriver")
 SHARED = ("model", "errors", "cancel", "graph.drivers.base", "networkdriver.base", "execdriver.base")
 
+# `supervisor.tarstream` is a pure reader of tar headers.
 # What each part of server/ may import of server/ besides itself and SHARED. What is not named here wires the others: main and config.
 ALLOWED = {
     "api": ("engine", "config", "streaming"),
     "engine": (*ROOMS, "libcontainer"),
-    "graph": ("libcontainer",),
+    "graph": ("libcontainer", "supervisor.tarstream"),
     "registry": (),
     "builder": ("graph", "registry"),
     "networkdriver": ("graph.graphdb",),

@@ -322,6 +322,7 @@ def test_a_token_that_expires_on_the_way(world: World) -> None:
 def test_a_dropped_blob_is_fetched_from_where_it_came(world: World) -> None:
     world.configure(replace(world.config, keep_blobs=False))
     world.graph.content.delete(LAYER.digest)
+    world.graph.kept.clear()
     pushed = world.push()
     assert pushed.digest == IMAGE.manifest.digest and not pushed.rewritten
     assert PushStage.FETCHING in world.stages(LAYER.digest)

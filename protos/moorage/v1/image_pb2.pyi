@@ -39,6 +39,19 @@ class PushStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PUSH_STAGE_DONE: _ClassVar[PushStage]
     PUSH_STAGE_EXISTS: _ClassVar[PushStage]
     PUSH_STAGE_MOUNTED: _ClassVar[PushStage]
+
+class ArchiveFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ARCHIVE_FORMAT_UNSPECIFIED: _ClassVar[ArchiveFormat]
+    ARCHIVE_FORMAT_OCI: _ClassVar[ArchiveFormat]
+    ARCHIVE_FORMAT_DOCKER: _ClassVar[ArchiveFormat]
+
+class LoadStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOAD_STAGE_UNSPECIFIED: _ClassVar[LoadStage]
+    LOAD_STAGE_RECEIVING: _ClassVar[LoadStage]
+    LOAD_STAGE_UNPACKING: _ClassVar[LoadStage]
+    LOAD_STAGE_DONE: _ClassVar[LoadStage]
 PULL_POLICY_UNSPECIFIED: PullPolicy
 PULL_POLICY_ALWAYS: PullPolicy
 PULL_POLICY_MISSING: PullPolicy
@@ -60,6 +73,13 @@ PUSH_STAGE_UPLOADING: PushStage
 PUSH_STAGE_DONE: PushStage
 PUSH_STAGE_EXISTS: PushStage
 PUSH_STAGE_MOUNTED: PushStage
+ARCHIVE_FORMAT_UNSPECIFIED: ArchiveFormat
+ARCHIVE_FORMAT_OCI: ArchiveFormat
+ARCHIVE_FORMAT_DOCKER: ArchiveFormat
+LOAD_STAGE_UNSPECIFIED: LoadStage
+LOAD_STAGE_RECEIVING: LoadStage
+LOAD_STAGE_UNPACKING: LoadStage
+LOAD_STAGE_DONE: LoadStage
 
 class Platform(_message.Message):
     __slots__ = ("os", "architecture", "variant")
@@ -331,3 +351,66 @@ class PruneImagesResponse(_message.Message):
     deleted: _containers.RepeatedScalarFieldContainer[str]
     reclaimed_bytes: int
     def __init__(self, untagged: _Optional[_Iterable[str]] = ..., deleted: _Optional[_Iterable[str]] = ..., reclaimed_bytes: _Optional[int] = ...) -> None: ...
+
+class SaveImagesRequest(_message.Message):
+    __slots__ = ("references", "format")
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    references: _containers.RepeatedScalarFieldContainer[str]
+    format: ArchiveFormat
+    def __init__(self, references: _Optional[_Iterable[str]] = ..., format: _Optional[_Union[ArchiveFormat, str]] = ...) -> None: ...
+
+class SaveImagesResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class LoadImagesRequest(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class LoadImagesResponse(_message.Message):
+    __slots__ = ("stage", "digest", "current_bytes", "image", "names")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    stage: LoadStage
+    digest: str
+    current_bytes: int
+    image: Image
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[_Union[LoadStage, str]] = ..., digest: _Optional[str] = ..., current_bytes: _Optional[int] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ImportImageRequest(_message.Message):
+    __slots__ = ("open", "data")
+    class Open(_message.Message):
+        __slots__ = ("reference", "message", "changes", "platform")
+        REFERENCE_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        CHANGES_FIELD_NUMBER: _ClassVar[int]
+        PLATFORM_FIELD_NUMBER: _ClassVar[int]
+        reference: str
+        message: str
+        changes: _containers.RepeatedScalarFieldContainer[str]
+        platform: Platform
+        def __init__(self, reference: _Optional[str] = ..., message: _Optional[str] = ..., changes: _Optional[_Iterable[str]] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ...) -> None: ...
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    open: ImportImageRequest.Open
+    data: bytes
+    def __init__(self, open: _Optional[_Union[ImportImageRequest.Open, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ImportImageResponse(_message.Message):
+    __slots__ = ("stage", "current_bytes", "image")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    stage: LoadStage
+    current_bytes: int
+    image: Image
+    def __init__(self, stage: _Optional[_Union[LoadStage, str]] = ..., current_bytes: _Optional[int] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...

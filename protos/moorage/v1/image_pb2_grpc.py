@@ -60,6 +60,21 @@ class ImageServiceStub:
                 request_serializer=moorage_dot_v1_dot_image__pb2.RemoveImageRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_image__pb2.RemoveImageResponse.FromString,
                 _registered_method=True)
+        self.SaveImages = channel.unary_stream(
+                '/moorage.v1.ImageService/SaveImages',
+                request_serializer=moorage_dot_v1_dot_image__pb2.SaveImagesRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.SaveImagesResponse.FromString,
+                _registered_method=True)
+        self.LoadImages = channel.stream_stream(
+                '/moorage.v1.ImageService/LoadImages',
+                request_serializer=moorage_dot_v1_dot_image__pb2.LoadImagesRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.LoadImagesResponse.FromString,
+                _registered_method=True)
+        self.ImportImage = channel.stream_stream(
+                '/moorage.v1.ImageService/ImportImage',
+                request_serializer=moorage_dot_v1_dot_image__pb2.ImportImageRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.ImportImageResponse.FromString,
+                _registered_method=True)
         self.PruneImages = channel.unary_unary(
                 '/moorage.v1.ImageService/PruneImages',
                 request_serializer=moorage_dot_v1_dot_image__pb2.PruneImagesRequest.SerializeToString,
@@ -126,6 +141,31 @@ class ImageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SaveImages(self, request, context):
+        """SaveImages streams images as one tar archive. Errors: NOT_FOUND; FAILED_PRECONDITION when a layer's blob was not kept and can neither
+        be fetched nor packed again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadImages(self, request_iterator, context):
+        """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
+        Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
+        RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportImage(self, request_iterator, context):
+        """ImportImage makes an image of one layer out of the tar of a root file system, plain or compressed by gzip or zstd. The first message is
+        `open`. Errors as for LoadImages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PruneImages(self, request, context):
         """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind.
         """
@@ -174,6 +214,21 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.RemoveImage,
                     request_deserializer=moorage_dot_v1_dot_image__pb2.RemoveImageRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_image__pb2.RemoveImageResponse.SerializeToString,
+            ),
+            'SaveImages': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveImages,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.SaveImagesRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.SaveImagesResponse.SerializeToString,
+            ),
+            'LoadImages': grpc.stream_stream_rpc_method_handler(
+                    servicer.LoadImages,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.LoadImagesRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.LoadImagesResponse.SerializeToString,
+            ),
+            'ImportImage': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportImage,
+                    request_deserializer=moorage_dot_v1_dot_image__pb2.ImportImageRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.ImportImageResponse.SerializeToString,
             ),
             'PruneImages': grpc.unary_unary_rpc_method_handler(
                     servicer.PruneImages,
@@ -327,6 +382,87 @@ class ImageService:
             '/moorage.v1.ImageService/RemoveImage',
             moorage_dot_v1_dot_image__pb2.RemoveImageRequest.SerializeToString,
             moorage_dot_v1_dot_image__pb2.RemoveImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.ImageService/SaveImages',
+            moorage_dot_v1_dot_image__pb2.SaveImagesRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.SaveImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadImages(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/moorage.v1.ImageService/LoadImages',
+            moorage_dot_v1_dot_image__pb2.LoadImagesRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.LoadImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/moorage.v1.ImageService/ImportImage',
+            moorage_dot_v1_dot_image__pb2.ImportImageRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.ImportImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

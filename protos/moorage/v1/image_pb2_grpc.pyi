@@ -56,6 +56,19 @@ class ImageServiceStub:
     Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
     ambiguous ID.
     """
+    SaveImages: _grpc.UnaryStreamMultiCallable[_image_pb2.SaveImagesRequest, _image_pb2.SaveImagesResponse]
+    """SaveImages streams images as one tar archive. Errors: NOT_FOUND; FAILED_PRECONDITION when a layer's blob was not kept and can neither
+    be fetched nor packed again.
+    """
+    LoadImages: _grpc.StreamStreamMultiCallable[_image_pb2.LoadImagesRequest, _image_pb2.LoadImagesResponse]
+    """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
+    Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
+    RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+    """
+    ImportImage: _grpc.StreamStreamMultiCallable[_image_pb2.ImportImageRequest, _image_pb2.ImportImageResponse]
+    """ImportImage makes an image of one layer out of the tar of a root file system, plain or compressed by gzip or zstd. The first message is
+    `open`. Errors as for LoadImages.
+    """
     PruneImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.PruneImagesRequest, _image_pb2.PruneImagesResponse]
     """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind."""
     TagImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.TagImageRequest, _image_pb2.Image]
@@ -90,6 +103,19 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
     Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
     ambiguous ID.
+    """
+    SaveImages: _aio.UnaryStreamMultiCallable[_image_pb2.SaveImagesRequest, _image_pb2.SaveImagesResponse]  # type: ignore[assignment]
+    """SaveImages streams images as one tar archive. Errors: NOT_FOUND; FAILED_PRECONDITION when a layer's blob was not kept and can neither
+    be fetched nor packed again.
+    """
+    LoadImages: _aio.StreamStreamMultiCallable[_image_pb2.LoadImagesRequest, _image_pb2.LoadImagesResponse]  # type: ignore[assignment]
+    """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
+    Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
+    RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+    """
+    ImportImage: _aio.StreamStreamMultiCallable[_image_pb2.ImportImageRequest, _image_pb2.ImportImageResponse]  # type: ignore[assignment]
+    """ImportImage makes an image of one layer out of the tar of a root file system, plain or compressed by gzip or zstd. The first message is
+    `open`. Errors as for LoadImages.
     """
     PruneImages: _aio.UnaryUnaryMultiCallable[_image_pb2.PruneImagesRequest, _image_pb2.PruneImagesResponse]  # type: ignore[assignment]
     """PruneImages deletes images that no container holds and that nobody named (or all), and what interrupted pulls left behind."""
@@ -152,6 +178,37 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         """RemoveImage removes a tag, or by ID the image with all its tags, and the layers that nothing else holds.
         Errors: NOT_FOUND; FAILED_PRECONDITION, naming them, when containers use the image; INVALID_ARGUMENT, listing the candidates, for an
         ambiguous ID.
+        """
+
+    @_abc_1.abstractmethod
+    def SaveImages(
+        self,
+        request: _image_pb2.SaveImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.SaveImagesResponse], _abc.AsyncIterator[_image_pb2.SaveImagesResponse]]:
+        """SaveImages streams images as one tar archive. Errors: NOT_FOUND; FAILED_PRECONDITION when a layer's blob was not kept and can neither
+        be fetched nor packed again.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadImages(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_pb2.LoadImagesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.LoadImagesResponse], _abc.AsyncIterator[_image_pb2.LoadImagesResponse]]:
+        """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
+        Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
+        RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportImage(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_pb2.ImportImageRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImportImageResponse], _abc.AsyncIterator[_image_pb2.ImportImageResponse]]:
+        """ImportImage makes an image of one layer out of the tar of a root file system, plain or compressed by gzip or zstd. The first message is
+        `open`. Errors as for LoadImages.
         """
 
     @_abc_1.abstractmethod

@@ -646,3 +646,17 @@ class CommitContainerResponse(_message.Message):
     image_id: str
     layer_size_bytes: int
     def __init__(self, image_id: _Optional[str] = ..., layer_size_bytes: _Optional[int] = ...) -> None: ...
+
+class ExportContainerRequest(_message.Message):
+    __slots__ = ("id", "pause")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    pause: bool
+    def __init__(self, id: _Optional[str] = ..., pause: _Optional[bool] = ...) -> None: ...
+
+class ExportContainerResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

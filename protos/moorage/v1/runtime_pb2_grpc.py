@@ -101,6 +101,11 @@ class RuntimeServiceStub:
                 request_serializer=moorage_dot_v1_dot_runtime__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_runtime__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.ExportContainer = channel.unary_stream(
+                '/moorage.v1.RuntimeService/ExportContainer',
+                request_serializer=moorage_dot_v1_dot_runtime__pb2.ExportContainerRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_runtime__pb2.ExportContainerResponse.FromString,
+                _registered_method=True)
         self.CommitContainer = channel.unary_unary(
                 '/moorage.v1.RuntimeService/CommitContainer',
                 request_serializer=moorage_dot_v1_dot_runtime__pb2.CommitContainerRequest.SerializeToString,
@@ -209,6 +214,13 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportContainer(self, request, context):
+        """ExportContainer streams a container's root file system as a tar, without its mounts. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CommitContainer(self, request, context):
         """CommitContainer makes an image of what a container has changed, on top of its own image.
         Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
@@ -284,6 +296,11 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=moorage_dot_v1_dot_runtime__pb2.GetStatsRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_runtime__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'ExportContainer': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportContainer,
+                    request_deserializer=moorage_dot_v1_dot_runtime__pb2.ExportContainerRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_runtime__pb2.ExportContainerResponse.SerializeToString,
             ),
             'CommitContainer': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitContainer,
@@ -644,6 +661,33 @@ class RuntimeService:
             '/moorage.v1.RuntimeService/GetStats',
             moorage_dot_v1_dot_runtime__pb2.GetStatsRequest.SerializeToString,
             moorage_dot_v1_dot_runtime__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.RuntimeService/ExportContainer',
+            moorage_dot_v1_dot_runtime__pb2.ExportContainerRequest.SerializeToString,
+            moorage_dot_v1_dot_runtime__pb2.ExportContainerResponse.FromString,
             options,
             channel_credentials,
             insecure,

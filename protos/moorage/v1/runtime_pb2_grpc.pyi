@@ -70,6 +70,8 @@ class RuntimeServiceStub:
     """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]
     """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
+    ExportContainer: _grpc.UnaryStreamMultiCallable[_runtime_pb2.ExportContainerRequest, _runtime_pb2.ExportContainerResponse]
+    """ExportContainer streams a container's root file system as a tar, without its mounts. Errors: NOT_FOUND."""
     CommitContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.CommitContainerRequest, _runtime_pb2.CommitContainerResponse]
     """CommitContainer makes an image of what a container has changed, on top of its own image.
     Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
@@ -117,6 +119,8 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _aio.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]  # type: ignore[assignment]
     """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
+    ExportContainer: _aio.UnaryStreamMultiCallable[_runtime_pb2.ExportContainerRequest, _runtime_pb2.ExportContainerResponse]  # type: ignore[assignment]
+    """ExportContainer streams a container's root file system as a tar, without its mounts. Errors: NOT_FOUND."""
     CommitContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.CommitContainerRequest, _runtime_pb2.CommitContainerResponse]  # type: ignore[assignment]
     """CommitContainer makes an image of what a container has changed, on top of its own image.
     Errors: NOT_FOUND; INVALID_ARGUMENT (name, change, compression); FAILED_PRECONDITION (a change that no layer can hold).
@@ -239,6 +243,14 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runtime_pb2.GetStatsResponse], _abc.AsyncIterator[_runtime_pb2.GetStatsResponse]]:
         """GetStats streams samples of what containers use, one message a sample with all the containers asked for."""
+
+    @_abc_1.abstractmethod
+    def ExportContainer(
+        self,
+        request: _runtime_pb2.ExportContainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_runtime_pb2.ExportContainerResponse], _abc.AsyncIterator[_runtime_pb2.ExportContainerResponse]]:
+        """ExportContainer streams a container's root file system as a tar, without its mounts. Errors: NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def CommitContainer(

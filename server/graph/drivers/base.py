@@ -117,6 +117,10 @@ class Confined(Protocol):
         """
         ...
 
+    def export(self, mounts: Sequence[RootfsMount], sink: Sink, cancel: CancelToken) -> Packed:
+        """What the mounts show, as an uncompressed tar stream; they are made in a mount namespace of the child's own."""
+        ...
+
     def inherit(self, directory: str, lower: str, paths: Sequence[str]) -> tuple[str, ...]:
         """Give the directories `paths` below `directory` the attributes they have below `lower`; answer those that `lower` lacks."""
         ...
@@ -193,6 +197,11 @@ class GraphDriver(Protocol):
 
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         """The mounts that show the chain `chain_id`, whose layers are all committed, as it is; nothing may be written there."""
+        ...
+
+    def export(self, container_id: str, sink: Sink, cancel: CancelToken) -> Packed:
+        """A container's root file system, whole, as an uncompressed tar stream. It may run meanwhile: what changes then may be there in
+        part."""
         ...
 
     def layer_snapshot(self, chain_id: str, cancel: CancelToken) -> AbstractContextManager[Snapshot]:

@@ -122,6 +122,14 @@ class OverlayDriver:
         )
         return (RootfsMount("overlay", "overlay", options),)
 
+    def export(self, container_id: str, sink: Sink, cancel: CancelToken) -> Packed:
+        # The upper directory as one more lower one: it may be in use by another mount.
+        path = self._container(container_id)
+        lower = [str(self._diff(chain_id)) for chain_id in self._visible((path / "parent").read_text())]
+        dirs = ":".join([str(path / "upper"), *(lower or [str(self._empty)])])
+        mount = RootfsMount("overlay", "overlay", (f"lowerdir={dirs}", "ro", *FEATURES))
+        return self._confined.export((mount,), sink, cancel)
+
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         self._settle(self._chain(chain_id))
         lower = [str(self._diff(each)) for each in self._visible(chain_id)] or [str(self._empty)]

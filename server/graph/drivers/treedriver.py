@@ -100,6 +100,10 @@ class TreeDriver(ABC):
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         return (RootfsMount("bind", str(self._tree(container_id)), ("bind",)),)
 
+    def export(self, container_id: str, sink: Sink, cancel: CancelToken) -> Packed:
+        mount = RootfsMount("bind", str(self._tree(container_id)), ("bind", "ro"))
+        return self._confined.export((mount,), sink, cancel)
+
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         tree = self._layer_tree(chain_id)
         if not tree.is_dir():
