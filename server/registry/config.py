@@ -66,6 +66,10 @@ class RegistryConfig:
     """The registry of names that name none; empty to refuse them."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Short names that mean another image's repository: `busybox = "registry.example/mirror/busybox"`."""
+    http_proxy: str = ""
+    """Proxies as in the environment, which decides where these are empty: see `proxies.py`."""
+    https_proxy: str = ""
+    no_proxy: str = ""
     upload_chunk: int = 0
     """Most bytes of a blob in one request of a push; 0 sends each blob whole."""
     download_limit: int = 0

@@ -135,6 +135,9 @@ def _said(body: bytes) -> str:
 def _cause(error: Exception) -> tuple[str, str, bool]:
     """Answer cause, hint, and whether another try may help."""
     root = _root(error)
+    if isinstance(error, urllib3.exceptions.ProxyError):
+        hint = "check http_proxy, https_proxy and no_proxy of [registry], or of the daemon's environment"
+        return f"its proxy fails: {shown(getattr(root, 'strerror', None) or str(root))[1:-1]}", hint, True
     if isinstance(root, ssl.SSLCertVerificationError):
         hint = "name the CA that signed it in ca_file of this host's [[registry.hosts]] table"
         return f"its certificate is not trusted: {root.verify_message or root.reason}", hint, False

@@ -6,6 +6,7 @@ No retries, no redirects, no credentials here: those are `remote.py`'s.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -20,8 +21,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition
+from moorage.server.registry import proxies
 from moorage.server.registry.config import HostConfig, RegistryConfig
 from moorage.server.registry.problems import Subject, from_exception
+from moorage.server.registry.proxies import Proxies
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class _HTTPConnection(HTTPConnection):
 
 class _HTTPSConnection(HTTPSConnection):
     def connect(self) -> None:
+        _current.line.connection = self  # a proxy is asked for its tunnel before there is a request
         super().connect()
         # The TLS context decides, by configuration; urllib3 would warn about it at each connection.
         self.is_verified = True
@@ -146,8 +150,8 @@ class Transport:
         self._config = config
         self._timeout = urllib3.Timeout(connect=config.connect_timeout, read=config.read_timeout)
         self._lock = threading.Lock()
-        self._common = self._manager(HostConfig(""))
-        self._special: dict[str, urllib3.PoolManager] = {}
+        self._proxies = Proxies.of(config, os.environ)
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
 
     def send(
         self,
@@ -160,7 +164,7 @@ class Transport:
     ) -> Answer:
         """Send one request; answer when the head of the response is here. Raises Unavailable, or TryAgain around it."""
         cancel.check()
-        manager = self._manager_of(urlsplit(url).netloc)
+        manager = self._manager_of(url)
         line = _Line()
         with ExitStack() as held:
             held.enter_context(cancel.on_cancel(line.cut))
@@ -198,28 +202,36 @@ class Transport:
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
-            managers = [self._common, *self._special.values()]
+            managers = list(self._managers.values())
         for manager in managers:
             manager.clear()
 
-    def _manager_of(self, host: str) -> urllib3.PoolManager:
-        settings = self._config.host(host)
-        if settings == HostConfig(host) or settings == HostConfig(host, plain_http=True):
-            return self._common
+    def _manager_of(self, url: str) -> urllib3.PoolManager:
+        """Hosts share their connections' settings unless they have some of their own."""
+        host = urlsplit(url).netloc
+        settings, proxy = self._config.host(host), self._proxies.find(url)
+        common = settings in (HostConfig(host), HostConfig(host, plain_http=True))
+        key = ("" if common else host, proxy)
         with self._lock:
-            if host not in self._special:
-                self._special[host] = self._manager(settings)
-            return self._special[host]
+            if key not in self._managers:
+                self._managers[key] = _manager(HostConfig("") if common else settings, proxy)
+            return self._managers[key]
 
-    def _manager(self, host: HostConfig) -> urllib3.PoolManager:
-        manager = urllib3.PoolManager(
-            num_pools=32,
-            maxsize=_IDLE,
-            blocksize=_SEND,
-            ssl_context=_tls_context(host),
-        )
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-        return manager
+
+def _manager(host: HostConfig, proxy: str) -> urllib3.PoolManager:
+    options: dict[str, Any] = {
+        "num_pools": 32,
+        "maxsize": _IDLE,
+        "blocksize": _SEND,
+        "ssl_context": _tls_context(host),
+    }
+    manager = (
+        urllib3.ProxyManager(proxies.without_user(proxy), proxy_headers=proxies.headers(proxy), **options)
+        if proxy
+        else urllib3.PoolManager(**options)
+    )
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return manager
 
 
 def _tls_context(host: HostConfig) -> ssl.SSLContext:
