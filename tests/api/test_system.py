@@ -92,6 +92,7 @@ def test_health_is_told_for_every_service(grpc_channel: Any) -> None:
     health: Any = health_pb2_grpc.HealthStub(grpc_channel)
     for name in (
         "",
+        "moorage.v1.BuildService",
         "moorage.v1.ImageService",
         "moorage.v1.RuntimeService",
         "moorage.v1.NetworkService",
