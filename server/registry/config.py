@@ -51,11 +51,24 @@ class HostConfig:
 
 
 @dataclass(frozen=True)
+class SignatureRule:
+    """What images in `scope` (a registry, a part of one, or a repository; empty for all) need to be pulled; the longest scope counts.
+
+    `policy` is accept, reject or require; `keys` are the PEM files of the public keys of which one must have signed.
+    """
+
+    scope: str
+    policy: str
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RegistryConfig:
     """Everything of the `[registry]` table. Times in seconds, sizes in bytes."""
 
     mirrors: tuple[Mirror, ...] = ()
     hosts: tuple[HostConfig, ...] = ()
+    signatures: tuple[SignatureRule, ...] = ()
     docker_config: str = ""
     """A Docker client's file with credentials; empty for `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`."""
     layers_at_once: int = 4
@@ -114,17 +127,50 @@ def from_toml(table: Mapping[str, object]) -> RegistryConfig:
     mirrors = tuple(_mirror(entry, i) for i, entry in enumerate(_tables(values.pop("mirrors", []), "registry.mirrors")))
     hosts = tuple(_host(entry, i) for i, entry in enumerate(_tables(values.pop("hosts", []), "registry.hosts")))
     aliases = _aliases(values.pop("aliases", {}))
-    known = {f.name: f.default for f in fields(RegistryConfig) if f.name not in ("mirrors", "hosts", "aliases")}
+    rules = _tables(values.pop("signatures", []), "registry.signatures")
+    signatures = tuple(_signature_rule(entry, i) for i, entry in enumerate(rules))
+    known = {
+        f.name: f.default for f in fields(RegistryConfig) if f.name not in ("mirrors", "hosts", "aliases", "signatures")
+    }
     for key, value in values.items():
         if key not in known:
-            raise _bad(f"registry.{key}", f"unknown setting; known are aliases, hosts, mirrors, {', '.join(known)}")
+            raise _bad(
+                f"registry.{key}", f"unknown setting; known are aliases, hosts, mirrors, signatures, {', '.join(known)}"
+            )
         _check_scalar(f"registry.{key}", value, known[key])
-    config = RegistryConfig(mirrors=mirrors, hosts=hosts, aliases=aliases, **values)  # type: ignore[arg-type]
+    config = RegistryConfig(mirrors=mirrors, hosts=hosts, aliases=aliases, signatures=signatures, **values)  # type: ignore[arg-type]
     _check_unique(config)
     if config.short_names:
         _checked("registry.short_names", parse_domain, config.short_names)
     _check_plain_http(config)
     return config
+
+
+def _signature_rule(entry: Mapping[str, object], index: int) -> SignatureRule:
+    where = f"registry.signatures[{index}]"
+    _check_keys(where, entry, {"scope", "policy", "keys"})
+    scope, policy, keys = entry.get("scope", ""), entry.get("policy"), entry.get("keys", [])
+    if policy not in ("accept", "reject", "require"):
+        raise _bad(f"{where}.policy", f"must be accept, reject or require, not {policy!r}")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise _bad(f"{where}.keys", "must be a list of paths")
+    if (policy == "require") != bool(keys):
+        raise _bad(f"{where}.keys", "are what a policy of require needs, and no other")
+    if not isinstance(scope, str):
+        raise _bad(f"{where}.scope", f"must be a registry or repository, not {scope!r}")
+    if scope and "/" in scope:
+        named = _checked(f"{where}.scope", parse, scope)
+        if named.tag or named.digest:
+            raise _bad(f"{where}.scope", "is a registry or repository: leave tags and digests out")
+        scope = scope if scope.startswith(f"{named.domain}/") else named.repository
+    elif scope and not (set(scope) & set(".:") or scope == "localhost"):
+        raise _bad(
+            f"{where}.scope",
+            f"{scope!r} is no registry; for one of Docker Hub's images write docker.io/library/{scope}",
+        )
+    elif scope:
+        scope = _checked(f"{where}.scope", parse_domain, scope)
+    return SignatureRule(scope, str(policy), tuple(keys))
 
 
 def _aliases(value: object) -> dict[str, str]:

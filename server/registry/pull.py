@@ -14,6 +14,7 @@ from moorage.server.registry.imageconfig import plan_layers
 from moorage.server.registry.layers import LayerWork, Shared
 from moorage.server.registry.progress import PullProgress, PullStage, Reporter
 from moorage.server.registry.reference import Reference
+from moorage.server.registry.signatures import Signatures
 from moorage.server.registry.store import Graph
 
 __all__ = ["PullProgress", "PullStage", "Puller"]
@@ -24,6 +25,7 @@ class Puller:
 
     def __init__(self, graph: Graph, client: Client) -> None:
         self._graph, self._client = graph, client
+        self._signatures = Signatures(client)
         self.shared = self._shared = Shared(graph, client.config, Flights(), Wanted(self._spent))
 
     def pull(
@@ -44,6 +46,7 @@ class Puller:
         report("", PullStage.RESOLVING)
         repository = self._client.repository(reference, auth, cancel)
         resolved = repository.resolve(reference.target, platform)
+        self._signatures.check(reference, resolved, repository, auth, cancel)
         config = repository.get_config(resolved.manifest)
         plans = plan_layers(resolved.manifest, config, platform, repository.subject)
         with self._graph.lease():

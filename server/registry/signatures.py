@@ -1,0 +1,215 @@
+"""The signature policy: which images may be pulled at all. Enforced once a name is resolved, before anything of the image is fetched.
+
+Signatures are cosign's, made with a key: a manifest under the tag `sha256-<hex>.sig` of the image's repository, or one that refers to the
+image (its artifact type says so), whose layers are the signed payloads ("simple signing"). Kinds of keys: ECDSA, RSA, Ed25519, in PEM.
+A signature of the index is one of each of its images.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import FailedPrecondition, MoorageError, NotFound, PermissionDenied, Unavailable
+from moorage.server.registry import manifest
+from moorage.server.registry import reference as references
+from moorage.server.registry.client import Client, Repository, Resolved
+from moorage.server.registry.config import SignatureRule
+from moorage.server.registry.credentials import RegistryAuth
+from moorage.server.registry.discover import Discovery
+from moorage.server.registry.manifest import Descriptor
+from moorage.server.registry.problems import shown
+from moorage.server.registry.reference import Reference, is_digest
+
+PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+ARTIFACT_TYPE = "application/vnd.dev.cosign.artifact.sig.v1+json"
+ANNOTATION = "dev.cosignproject.cosign/signature"
+_CLAIM = "cosign container image signature"
+_MAX_PAYLOAD = 1 << 20
+_MAX_SIGNATURES = 100
+
+Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+
+class _Layer(msgspec.Struct):
+    digest: str
+    size: int
+    media_type: str = msgspec.field(name="mediaType", default="")
+    annotations: dict[str, str] | None = None
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[_Layer] = []
+
+
+class _Identity(msgspec.Struct):
+    reference: str = msgspec.field(name="docker-reference", default="")
+
+
+class _Image(msgspec.Struct):
+    digest: str = msgspec.field(name="docker-manifest-digest", default="")
+
+
+class _Critical(msgspec.Struct):
+    type: str
+    identity: _Identity
+    image: _Image
+
+
+class _Payload(msgspec.Struct):
+    critical: _Critical
+
+
+@dataclass(frozen=True)
+class _Rule:
+    given: SignatureRule
+    keys: tuple[Key, ...]
+
+
+class Signatures:
+    """The rules of `[[registry.signatures]]`. Raises FailedPrecondition, at once, for a key that cannot be read."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._rules = [_Rule(rule, tuple(_load(path) for path in rule.keys)) for rule in client.config.signatures]
+
+    def check(
+        self,
+        reference: Reference,
+        resolved: Resolved,
+        repository: Repository,
+        auth: RegistryAuth | None,
+        cancel: CancelToken,
+    ) -> None:
+        """Raise PermissionDenied when the policy does not let an image in. Signatures that cannot be read for want of the registry raise
+        what that is."""
+        rule = self._rule(reference)
+        if rule is None or rule.given.policy == "accept":
+            return
+        scope = rule.given.scope or "all images"
+        if rule.given.policy == "reject":
+            raise _denied(reference, f"the signature policy for {scope} rejects it")
+        failures: list[str] = []
+        for document in resolved.documents:
+            for payload, signature in self._found(reference, document.digest, repository, auth, cancel):
+                why = _fault(payload, signature, rule.keys, reference, document.digest)
+                if not why:
+                    return
+                failures.append(why)
+        count = f"none of its {len(failures)} is good: {'; '.join(failures[:3])}" if failures else "it has none"
+        raise _denied(reference, f"the signature policy for {scope} requires a signature, and {count}")
+
+    def _rule(self, reference: Reference) -> _Rule | None:
+        """The one with the longest scope that covers a repository."""
+        covering = [rule for rule in self._rules if _covers(rule.given.scope, reference.repository)]
+        return max(covering, key=lambda rule: len(rule.given.scope), default=None)
+
+    def _found(
+        self,
+        reference: Reference,
+        digest: str,
+        repository: Repository,
+        auth: RegistryAuth | None,
+        cancel: CancelToken,
+    ) -> Iterator[tuple[bytes, str]]:
+        """Payloads and signatures that are said to be of a manifest."""
+        yield from _read(repository, f"{digest.replace(':', '-')}.sig")
+        subject = references.parse(f"{reference.repository}@{digest}")
+        try:
+            _, referrers = Discovery(self._client).referrers(subject, ARTIFACT_TYPE, auth, cancel)
+        except Unavailable:
+            raise
+        except MoorageError:
+            cancel.check()
+            return
+        for referrer in referrers[:_MAX_SIGNATURES]:
+            yield from _read(repository, referrer.digest)
+
+
+def _covers(scope: str, repository: str) -> bool:
+    return not scope or repository == scope or repository.startswith(f"{scope}/")
+
+
+def _load(path: str) -> Key:
+    try:
+        key = load_pem_public_key(Path(path).read_bytes())
+    except OSError as error:
+        why = (error.strerror or "").lower()
+        raise FailedPrecondition(
+            f"cannot read signature key {path}: {why}", reason="INVALID_CONFIG", path=path
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        message = f"signature key {path} is not a public key in PEM"
+        raise FailedPrecondition(message, reason="INVALID_CONFIG", path=path) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
+        message = f"signature key {path} is of a kind that does not sign here: want ECDSA, RSA or Ed25519"
+        raise FailedPrecondition(message, reason="INVALID_CONFIG", path=path)
+    return key
+
+
+def _read(repository: Repository, target: str) -> Iterator[tuple[bytes, str]]:
+    """What a manifest of signatures holds; nothing for one that does not exist or is none."""
+    try:
+        document = msgspec.json.decode(repository.get_document(target).raw, type=_Manifest)
+    except (NotFound, msgspec.MsgspecError, RecursionError):
+        return
+    for layer in document.layers[:_MAX_SIGNATURES]:
+        signature = (layer.annotations or {}).get(ANNOTATION, "")
+        usable = layer.media_type == PAYLOAD_TYPE and is_digest(layer.digest) and 0 < layer.size <= _MAX_PAYLOAD
+        if not (usable and signature):
+            continue
+        with repository.open_blob(Descriptor(PAYLOAD_TYPE, layer.digest, layer.size)) as blob:
+            payload = b"".join(iter(blob.chunk, b""))
+        if manifest.digest_of(payload, layer.digest.partition(":")[0]) == layer.digest:
+            yield payload, signature
+
+
+def _fault(payload: bytes, signature: str, keys: Sequence[Key], reference: Reference, digest: str) -> str:
+    """Why a signature does not count; empty when it does. Nothing of the payload is believed before it is verified."""
+    try:
+        raw = base64.b64decode(signature, validate=True)
+    except (binascii.Error, ValueError):
+        return "a signature is not base64"
+    if not any(_verifies(key, raw, payload) for key in keys):
+        return "a signature is of no known key"
+    try:
+        claim = msgspec.json.decode(payload, type=_Payload).critical
+        signed = references.parse(claim.identity.reference)
+    except (msgspec.MsgspecError, RecursionError, MoorageError):
+        return "a signed payload is malformed"
+    if claim.type != _CLAIM:
+        return f"a signature is a {shown(claim.type, 60)}"
+    if claim.image.digest != digest:
+        return f"a signature is of {shown(claim.image.digest, 80)}"
+    other_tag = signed.tag and not reference.digest and signed.tag != (reference.tag or references.DEFAULT_TAG)
+    if signed.repository != reference.repository or other_tag:
+        return f"a signature is for {shown(str(signed), 120)[1:-1]}"
+    return ""
+
+
+def _verifies(key: Key, signature: bytes, payload: bytes) -> bool:
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, payload, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, payload, padding.PKCS1v15(), hashes.SHA256())
+        else:
+            key.verify(signature, payload)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _denied(reference: Reference, why: str) -> PermissionDenied:
+    hint = "have it signed with a key that the policy names, or change [[registry.signatures]]"
+    return PermissionDenied(f"cannot pull {reference}: {why}", reason="SIGNATURE", hint=hint, image=str(reference))
