@@ -8,6 +8,10 @@ log_level = "info"
 metrics = "127.0.0.1:9323"           # Prometheus; empty for none
 channelz = false
 spares = 2                           # pods forked ahead, to be up sooner
+[overlay]                            # of graph driver overlay
+volatile = "auto"                    # never synced: containers that nothing starts again; always, never
+metacopy = false                     # copy no data up for a new owner or mode; no commit then
+xattrs = "auto"                      # where overlay keeps its marks: trusted, user
 [network]
 pool = "10.210.0.0/16"               # networks get their subnets from it
 subnet_prefix = 20
@@ -36,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from moorage.server.errors import FailedPrecondition, InvalidArgument
+from moorage.server.graph.drivers.options import DEFAULTS, VOLATILE, XATTRS, OverlayOptions
 from moorage.server.registry import config as registry
 
 DEFAULT_ROOT = "/var/lib/moorage"
@@ -92,6 +97,7 @@ class Config:
     spares: int = 2
     insecure_loopback: bool = False
     shutdown_seconds: int = 10
+    overlay: OverlayOptions = DEFAULTS
     network: NetworkPool = NetworkPool()
     tls: Tls = Tls()
     cri: Cri = Cri()
@@ -128,6 +134,7 @@ def load(path: str | None, overrides: Mapping[str, Any]) -> Config:
 def _from_table(table: dict[str, Any], where: str) -> Config:
     table = dict(table)
     parts: dict[str, Any] = {
+        "overlay": _section(OverlayOptions, table.pop("overlay", {}), f"{where}: [overlay]"),
         "network": _section(NetworkPool, table.pop("network", {}), f"{where}: [network]"),
         "tls": _section(Tls, table.pop("tls", {}), f"{where}: [tls]"),
         "cri": _section(Cri, table.pop("cri", {}), f"{where}: [cri]"),
@@ -160,6 +167,10 @@ def _checked(config: Config) -> Config:
     for key in ("root", "state"):
         if not getattr(config, key).startswith("/"):
             raise InvalidArgument(f"{key} must be an absolute path, not {getattr(config, key)!r}")
+    for key, allowed in (("volatile", VOLATILE), ("xattrs", XATTRS)):
+        if getattr(config.overlay, key) not in allowed:
+            given = getattr(config.overlay, key)
+            raise InvalidArgument(f"[overlay] {key} must be one of {', '.join(allowed)}, not {given!r}")
     if config.cri.cgroup_driver != "cgroupfs":
         raise InvalidArgument(f"[cri] cgroup_driver must be cgroupfs, not {config.cri.cgroup_driver!r}")
     if bool(config.cri.stream_cert) != bool(config.cri.stream_key):

@@ -112,7 +112,7 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
     spawner.prime(default_seccomp())
     db = GraphDB(root / "graph.db")
     stack.callback(db.close)
-    driver = graphdrivers.choose(config.graph_driver, root, ConfinedRunner(spawner.run_task))
+    driver = graphdrivers.choose(config.graph_driver, root, ConfinedRunner(spawner.run_task), config.overlay)
     graph = Graph(root, db, ContentStore(root / "content"), driver)
     stack.callback(graph.close)
     registry = Client(config.registry)

@@ -340,7 +340,7 @@ class Taker(Packer):
                 # The file that the link leads to, under the link's name.
                 self._follow(os.fsencode(name), directory)
                 return
-            self._inside(b"", os.fsencode(name), directory, -1)
+            self._inside(b"", os.fsencode(name), directory, -1, os.fstat(directory))
         finally:
             os.close(directory)
 

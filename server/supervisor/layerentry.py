@@ -18,7 +18,8 @@ SECONDS = (-(1 << 31), (1 << 34) - 1)
 """Times that every file system takes."""
 
 KEPT_XATTRS = (b"user.", b"security.capability")
-OPAQUE_XATTR = "trusted.overlay.opaque"
+OPAQUE_XATTRS = {"overlay": "trusted.overlay.opaque", "overlay userxattr": "user.overlay.opaque"}
+"""Overlay's mark of a directory that hides what is below, by how whiteouts are to be made."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ARCHIVES_FAULT = (
@@ -86,11 +87,15 @@ def node(entry: Entry, *, devices: bool) -> tuple[int, int]:
 
 
 def set_xattrs(entry: Entry, fd: int) -> None:
-    """Set `user.*` and `security.capability`; refuse what would steer the overlay file system; leave out the rest, which is the host's."""
+    """Set `user.*` and `security.capability`; refuse what would steer the overlay file system; leave out the rest, which is the host's.
+
+    `user.overlay.*` is left out too: other engines leave such marks in their layers, and they would steer an overlay that keeps its own
+    there.
+    """
     for key, value in entry.xattrs.items():
         if key.startswith(b"trusted.overlay.") or b"\0" in key:
             raise refused(entry, f'extended attribute "{printable(key)}" is not allowed')
-        if not key.startswith(KEPT_XATTRS):
+        if not key.startswith(KEPT_XATTRS) or key.startswith(b"user.overlay."):
             continue
         try:
             os.setxattr(fd, key, value)

@@ -135,7 +135,7 @@ class Packer:
             elif lower >= 0:
                 for gone in sorted({os.fsencode(name) for name in os.listdir(lower)} - set(names)):
                     self._whiteout(path, WHITEOUT + gone, status)
-            return [_join(path, name) for name in names if self._inside(path, name, fd, lower)]
+            return [_join(path, name) for name in names if self._inside(path, name, fd, lower, status)]
         finally:
             if lower >= 0:
                 os.close(lower)
@@ -149,8 +149,8 @@ class Packer:
             return True
         return _differs(status, os.fstat(lower)) or xattrs != self._kept(lower)
 
-    def _inside(self, path: bytes, name: bytes, fd: int, lower: int) -> bool:
-        """Pack what is called `name` unless it is a directory; answer whether it is one."""
+    def _inside(self, path: bytes, name: bytes, fd: int, lower: int, above: os.stat_result) -> bool:
+        """Pack what is called `name` unless it is a directory; answer whether it is one. `above` is the directory that it is in."""
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -163,7 +163,8 @@ class Packer:
                 os.unlink(name, dir_fd=fd)
             return False
         if self._overlay and is_whiteout(status):
-            self._whiteout(path, WHITEOUT + name, status)
+            # Its own time is that of its making, here or at an unpacking.
+            self._whiteout(path, WHITEOUT + name, above)
             return False
         self._check_name(path, name)
         if lower < 0 or self._changed(name, status, fd, lower):

@@ -187,7 +187,7 @@ def copy_attributes(reader: int, writer: int) -> None:
     os.fchown(writer, status.st_uid, status.st_gid)
     os.fchmod(writer, stat.S_IMODE(status.st_mode))
     for key in os.listxattr(reader):
-        if not key.startswith("trusted.overlay."):
+        if not key.startswith(("trusted.overlay.", "user.overlay.")):
             os.setxattr(writer, key, os.getxattr(reader, key))
     os.utime(writer, ns=(status.st_atime_ns, status.st_mtime_ns))
 

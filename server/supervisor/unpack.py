@@ -4,8 +4,9 @@ Runs as a task: a process of its own, chrooted into that directory. Names are ta
 are followed inside it, as Docker does (a layer may write through `lib -> usr/lib` of the layer below), those at its end never. What
 escapes (a name with `..`), a whiteout of a parent, or an unknown kind of entry refuses the whole layer.
 
-Whiteouts, by the graph driver's choice: "overlay" makes the kernel's own (character device 0:0, `trusted.overlay.opaque`), "apply" deletes
-what they hide. Either way they hide what is below this layer and nothing in it, in whatever order the entries come.
+Whiteouts, by the graph driver's choice: "overlay" makes the kernel's own (character device 0:0, `trusted.overlay.opaque`), "overlay
+userxattr" those of an overlay that keeps its marks in user attributes (`user.overlay.opaque`), "apply" deletes what they hide. Either
+way they hide what is below this layer and nothing in it, in whatever order the entries come.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from moorage.server.supervisor import tarstream
 from moorage.server.supervisor.confine import FILE_CAPABILITIES, XATTR_CAPABILITIES, enter, open_directory
 from moorage.server.supervisor.failures import Failure
 from moorage.server.supervisor.layerentry import (
-    OPAQUE_XATTR,
+    OPAQUE_XATTRS,
     failed,
     is_whiteout,
     node,
@@ -50,13 +51,13 @@ _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 def unpack(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Unpack the tar stream fds[1] into the directory fds[0].
 
-    `whiteouts` is "overlay" or "apply"; `devices` false refuses device nodes; `max_entries` and `max_bytes` are caps. Answers the `bytes`
-    of file content, the number of `entries`, and for "overlay" the `implicit` directories: those that something lies in but that have
-    no entry, "" for the root. Raises Failure InvalidArgument (hostile or damaged archive, naming entry and offset), ResourceExhausted
-    (a cap or the disk), Internal.
+    `whiteouts` is "overlay", "overlay userxattr" or "apply"; `devices` false refuses device nodes; `max_entries` and `max_bytes` are caps.
+    Answers the `bytes` of file content, the number of `entries`, and but for "apply" the `implicit` directories: those that something lies
+    in but that have no entry, "" for the root. Raises Failure InvalidArgument (hostile or damaged archive, naming entry and offset),
+    ResourceExhausted (a cap or the disk), Internal.
     """
     root, tar = fds
-    overlay = args["whiteouts"] == "overlay"
+    overlay = args["whiteouts"] != "apply"
     stream = os.fdopen(tar, "rb", tarstream.CHUNK)
     enter(root, XATTR_CAPABILITIES if overlay else FILE_CAPABILITIES)
     unpacker = Unpacker(root, TarStream(stream), args)
@@ -98,7 +99,8 @@ class Unpacker:
     def __init__(self, root: int, stream: TarStream, args: dict[str, Any]) -> None:
         self.bytes = 0
         self.entries = 0
-        self._overlay = args["whiteouts"] == "overlay"
+        self._overlay = args["whiteouts"] != "apply"
+        self._opaque = OPAQUE_XATTRS.get(args["whiteouts"], "")
         self.implicit = {b""} if self._overlay else set()
         self._implicit_bytes = 0
         self._devices = args.get("devices", True)
@@ -308,7 +310,7 @@ class Unpacker:
     def _make_opaque(self, directory: int, name: bytes) -> None:
         fd = os.open(name, DIRECTORY_FLAGS, dir_fd=directory)
         try:
-            os.setxattr(fd, OPAQUE_XATTR, b"y")
+            os.setxattr(fd, self._opaque, b"y")
         finally:
             os.close(fd)
 

@@ -10,6 +10,7 @@ import pytest
 from moorage.server.graph import drivers
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.drivers.base import GraphDriver
+from moorage.server.graph.drivers.options import OverlayOptions
 from tests.filesystems import mounted
 from tests.spawning import running_spawner
 
@@ -27,15 +28,19 @@ def btrfs() -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture(params=drivers.NAMES)
+OPTIONS = {"overlay": OverlayOptions(), "overlay-user": OverlayOptions(xattrs="user")}
+
+
+@pytest.fixture(params=(*drivers.NAMES, "overlay-user"))
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A root for the driver that the parameter names, which is the root's parent's name too."""
+    """A root for the driver, and its variant, that the parameter names, which is the root's parent's name too."""
     base = Path(request.getfixturevalue("btrfs") if request.param == "btrfs" else tmp_path)
     return base / tmp_path.name / str(request.param) / "root"
 
 
 @pytest.fixture
 def driver(root: Path, confined: ConfinedRunner) -> Iterator[GraphDriver]:
-    driver = drivers.choose(root.parent.name, root, confined)
+    variant = root.parent.name
+    driver = drivers.choose(variant.partition("-")[0], root, confined, OPTIONS.get(variant, OverlayOptions()))
     yield driver
     driver.close()

@@ -320,7 +320,7 @@ def test_a_hostile_layer_commits_nothing_and_leaves_nothing(driver: GraphDriver,
         apply(driver, BASE, "", Archive(tarfile.GNU_FORMAT).add("fine", data=b"x").add("../escape", data=b"x"))
     driver.close()
     assert driver.layers() == set()
-    left = [path for path in root.rglob("*") if path.is_file()]
+    left = [path for path in root.rglob("*") if path.is_file() and path.parent != root / driver.name]
     assert left == []
 
 

@@ -11,17 +11,12 @@ from moorage.server.errors import FailedPrecondition, InvalidArgument
 from moorage.server.graph.drivers import backing
 from moorage.server.graph.drivers.base import Confined, GraphDriver
 from moorage.server.graph.drivers.btrfs import BtrfsDriver
+from moorage.server.graph.drivers.options import DEFAULTS, OverlayOptions
 from moorage.server.graph.drivers.overlay import OverlayDriver
 from moorage.server.graph.drivers.vfs import VfsDriver
 
-DRIVERS: dict[str, Callable[[Path, Confined], GraphDriver]] = {
-    "overlay": OverlayDriver,
-    "btrfs": BtrfsDriver,
-    "vfs": VfsDriver,
-}
+NAMES = ("overlay", "btrfs", "vfs")
 """In order of preference: overlay starts containers without a transaction of the file system, and they share the page cache."""
-
-NAMES = tuple(DRIVERS)
 
 OBSTACLES: dict[str, Callable[[Path], str]] = {
     "overlay": backing.overlay_obstacle,
@@ -32,12 +27,12 @@ OBSTACLES: dict[str, Callable[[Path], str]] = {
 log = logging.getLogger(__name__)
 
 
-def choose(name: str, root: Path, confined: Confined) -> GraphDriver:
+def choose(name: str, root: Path, confined: Confined, overlay: OverlayOptions = DEFAULTS) -> GraphDriver:
     """The driver called `name`, or for "auto" the one that `root` was used with, else the first that works there.
 
     Raises InvalidArgument for an unknown name, FailedPrecondition when the one asked for does not work, or `root` has layers of another.
     """
-    if name != "auto" and name not in DRIVERS:
+    if name != "auto" and name not in NAMES:
         raise InvalidArgument(f"graph driver {name!r} is unknown: there are {', '.join(NAMES)}")
     used = _used(root)
     if name == "auto":
@@ -52,7 +47,9 @@ def choose(name: str, root: Path, confined: Confined) -> GraphDriver:
     if obstacle:
         hint = f"use {next(each for each in NAMES if not OBSTACLES[each](root))}, or another root"
         raise FailedPrecondition(f"graph driver {name} does not work in {root}: {obstacle}", hint=hint, path=root)
-    return DRIVERS[name](root, confined)
+    if name == "overlay":
+        return OverlayDriver(root, confined, overlay)
+    return BtrfsDriver(root, confined) if name == "btrfs" else VfsDriver(root, confined)
 
 
 def _first(root: Path) -> str:

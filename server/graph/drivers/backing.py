@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from moorage.server.graph.drivers import subvolumes
@@ -31,7 +32,10 @@ NAMES = {
 }
 """By the magic number of statfs(2). ext2 and ext3 have the number of ext4."""
 
-OPAQUE_XATTR = "trusted.overlay.opaque"
+OPAQUE_XATTRS = {"trusted": "trusted.overlay.opaque", "user": "user.overlay.opaque"}
+"""The mark of a directory that hides all below it, by the kind of attributes that overlay works with."""
+
+_XATTR_PARAMETERS: dict[str, tuple[tuple[str, str | None], ...]] = {"trusted": (), "user": (("userxattr", None),)}
 
 
 def kind(directory: Path) -> str:
@@ -45,34 +49,72 @@ def kind(directory: Path) -> str:
     return NAMES.get(magic & 0xFFFFFFFF, f"{magic & 0xFFFFFFFF:#x}")
 
 
-def overlay_obstacle(root: Path) -> str:
-    """Why the overlay driver would not work in `root`, empty when it would: such an overlay is made, but nowhere attached."""
+@dataclass(frozen=True)
+class OverlayFeatures:
+    """What of overlay works in a root: `xattrs` are the attributes that it can keep its marks in, `trusted` first."""
+
+    obstacle: str = ""
+    xattrs: tuple[str, ...] = ()
+    volatile: bool = False
+    metacopy: bool = False
+
+
+def overlay_features(root: Path) -> OverlayFeatures:
+    """What the overlay driver can use in `root`. Overlays are made for that, but nowhere attached."""
     if "overlay" not in Path("/proc/filesystems").read_text().split() and not _loadable("overlay"):
-        return "the kernel has no overlay file system"
+        return OverlayFeatures("the kernel has no overlay file system")
     with scratch(root) as directory:
         try:
-            return _try_overlay(directory)
+            return _try_overlays(directory)
         finally:
             for each in directory.iterdir():
                 shutil.rmtree(each)
 
 
-def _try_overlay(directory: Path) -> str:
-    lower, upper, work = (directory / name for name in ("lower", "upper", "work"))
-    for each in (lower, upper, work):
-        each.mkdir()
+def overlay_obstacle(root: Path) -> str:
+    """Why the overlay driver would not work in `root`, empty when it would."""
+    return overlay_features(root).obstacle
+
+
+def _try_overlays(directory: Path) -> OverlayFeatures:
+    takes = {name: _takes_marks(directory, mark) for name, mark in OPAQUE_XATTRS.items()}
+    if all(takes.values()):
+        return OverlayFeatures(takes["trusted"])
+    mounts = {name: _mounts(directory, *_XATTR_PARAMETERS[name]) for name, refused in takes.items() if not refused}
+    if all(mounts.values()):
+        return OverlayFeatures(f"an overlay on {kind(directory)} cannot be mounted: {next(iter(mounts.values()))}")
+    return OverlayFeatures(
+        xattrs=tuple(name for name, refused in mounts.items() if not refused),
+        volatile=not _mounts(directory, ("volatile", None)),
+        metacopy=not _mounts(directory, ("metacopy", "on"), ("redirect_dir", "on")),
+    )
+
+
+def _takes_marks(directory: Path, mark: str) -> str:
+    """Why the file system does not take overlay's marks, empty when it does."""
     try:
-        os.setxattr(upper, OPAQUE_XATTR, b"y")
-        os.mknod(upper / "whiteout", stat.S_IFCHR, os.makedev(0, 0))
+        os.setxattr(directory, mark, b"y")
+        os.removexattr(directory, mark)
+        os.mknod(directory / "whiteout", stat.S_IFCHR, os.makedev(0, 0))
+        (directory / "whiteout").unlink()
     except OSError as error:
         if error.errno == errno.ENOTSUP:
-            return "its file system has no trusted extended attributes"
-        return f"its file system takes no whiteouts: {os.strerror(error.errno or 0).lower()}"
-    parameters = [("lowerdir", str(lower)), ("upperdir", str(upper)), ("workdir", str(work))]
+            return f"its file system has no {mark.partition('.')[0]} extended attributes"
+        return f"its file system does not take overlay's marks: {os.strerror(error.errno or 0).lower()}"
+    return ""
+
+
+def _mounts(directory: Path, *parameters: tuple[str, str | None]) -> str:
+    """Why an overlay with these parameters cannot be mounted, empty when it can."""
+    own = directory / secrets.token_hex(4)
+    places = [(key, str(own / key)) for key in ("lowerdir", "upperdir", "workdir")]
+    own.mkdir()
+    for _, path in places:
+        Path(path).mkdir()
     try:
-        os.close(syscalls.new_mount("overlay", "overlay", list(parameters), 0))
+        os.close(syscalls.new_mount("overlay", "overlay", [*places, *parameters], 0))
     except OSError as error:
-        return f"an overlay on {kind(directory)} cannot be mounted: {os.strerror(error.errno or 0).lower()}"
+        return os.strerror(error.errno or 0).lower()
     return ""
 
 

@@ -23,8 +23,9 @@ from typing import BinaryIO, Literal, Protocol
 from moorage.server.cancel import CancelToken
 from moorage.server.model import DiskUsage
 
-Whiteouts = Literal["overlay", "apply"]
-"""How an unpacker treats `.wh.` entries: make overlay's own whiteouts, or delete what they hide in the directory itself."""
+Whiteouts = Literal["overlay", "overlay userxattr", "apply"]
+"""How an unpacker treats `.wh.` entries: make overlay's own marks (the second for overlays that keep them in `user.*` attributes), or
+delete what they hide in the directory itself."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """The overlay driver: layers are directories that the kernel's overlay file system stacks, so that containers share them unchanged.
 
-    ROOT/overlay/layers/<hex>/{diff/, layer.json}      ROOT/overlay/containers/<id>/{upper/, work/, parent}
+    ROOT/overlay/layers/<hex>/{diff/, layer.json}      ROOT/overlay/containers/<id>/{upper/, work/, parent, options.json}
 
 A layer holds its whiteouts in the kernel's own form, and needs nothing of its parent to be unpacked. What it does need of its parents is
 made up for when a container first uses it: directories that a layer has things in, but no entry for, get the attributes they have below.
+
+What a container is mounted with is settled when it is made, in its `options.json`: files copied up under one set of options are not read
+right under another.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +22,9 @@ from typing import BinaryIO
 import msgspec
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
-from moorage.server.graph.drivers import backing
-from moorage.server.graph.drivers.backing import OPAQUE_XATTR
+from moorage.server.errors import AlreadyExists, DataLoss, FailedPrecondition, Internal, InvalidArgument, NotFound
+from moorage.server.graph.drivers import backing, projectquotas
+from moorage.server.graph.drivers.backing import OPAQUE_XATTRS
 from moorage.server.graph.drivers.base import (
     UNLIMITED,
     Confined,
@@ -30,15 +34,36 @@ from moorage.server.graph.drivers.base import (
     RootfsMount,
     Sink,
     Snapshot,
+    Whiteouts,
     WritableLayer,
 )
+from moorage.server.graph.drivers.options import DEFAULTS, OverlayOptions
 from moorage.server.graph.drivers.storage import Storage, no_quota
 from moorage.server.model import DiskUsage
 
-FEATURES = ("index=off", "metacopy=off", "redirect_dir=off")
+PLAIN = ("index=off", "metacopy=off", "redirect_dir=off")
 """Set whatever the kernel's defaults: the upper directory must stay a plain record of what changed."""
+USERXATTR = ("userxattr", "index=off", "metacopy=off")
+"""The same where marks are in `user.*` attributes: overlay follows no redirects then, and does not want to hear of them."""
+METACOPY = ("index=off", "metacopy=on", "redirect_dir=on")
 
-NO_QUOTA = "graph driver overlay has no quotas on this file system"
+PROJECT_QUOTAS = "project quotas"
+QUOTA_HINT = (
+    "put the root on xfs, or on ext4 with features project and quota, mounted with option prjquota; or on btrfs with quotas, for graph "
+    "driver btrfs"
+)
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_VOLATILE_MARK = Path("work") / "work" / "incompat" / "volatile"
+"""The kernel makes this directory when it mounts with `volatile`, and refuses to mount where it is: after a crash nobody can tell what
+is missing."""
+
+
+class ContainerRecord(msgspec.Struct, frozen=True):
+    """options.json. `volatile` is the boot of the host in which the container was made, empty for one that is synced."""
+
+    volatile: str = ""
+    metacopy: bool = False
 
 
 class LayerRecord(msgspec.Struct, frozen=True):
@@ -55,17 +80,53 @@ class OverlayDriver:
     name = "overlay"
     independent_layers = True
 
-    def __init__(self, root: Path, confined: Confined) -> None:
+    def __init__(self, root: Path, confined: Confined, options: OverlayOptions = DEFAULTS) -> None:
+        """Raises FailedPrecondition for options that do not work in `root`."""
         if set(str(root)) & set(":,\\"):
             raise InvalidArgument(
                 f"overlay cannot work in {root}: its path has a colon, comma or backslash in it", path=root
             )
-        self._storage = Storage(root / "overlay", confined)
+        self._storage = Storage(root / "overlay", confined, projectquotas.forget)
         self._confined = confined
+        self._options = options
+        self._features = backing.overlay_features(root)
+        self._xattrs = self._choose_xattrs()
+        self._check_options(root)
+        self._opaque = OPAQUE_XATTRS[self._xattrs]
+        self._plain: tuple[str, ...] = PLAIN if self._xattrs == "trusted" else USERXATTR
+        self._whiteouts: Whiteouts = "overlay" if self._xattrs == "trusted" else "overlay userxattr"
         self._empty = self._storage.root / "empty"
         self._empty.mkdir(mode=0o755, exist_ok=True)
         self._records: dict[str, LayerRecord] = {}
         self._settling = threading.Lock()
+
+    def _check_options(self, root: Path) -> None:
+        wanted = {
+            "volatile": self._options.volatile == "always" and not self._features.volatile,
+            "metacopy": self._options.metacopy and not (self._features.metacopy and self._xattrs == "trusted"),
+            f"xattrs {self._xattrs}": self._xattrs not in self._features.xattrs,
+        }
+        for name in (name for name, missing in wanted.items() if missing):
+            raise FailedPrecondition(
+                f"[overlay] {name} does not work in {root}", hint="leave it out of the configuration", path=root
+            )
+
+    def _choose_xattrs(self) -> str:
+        """The attributes for overlay's marks: those that the layers here have their marks in already, if there are any."""
+        record = self._storage.root / "xattrs"
+        if os.listdir(self._storage.layers):
+            used = record.read_text() if record.exists() else "trusted"
+            if self._options.xattrs not in ("auto", used):
+                raise FailedPrecondition(
+                    f"[overlay] xattrs cannot be {self._options.xattrs}: the layers in {self._storage.root} have their marks in {used} "
+                    "attributes",
+                    hint="remove all images first, or give the daemon another root",
+                    path=self._storage.root,
+                )
+            return used
+        chosen = self._features.xattrs[0] if self._options.xattrs == "auto" else self._options.xattrs
+        record.write_text(chosen)
+        return chosen
 
     def apply(self, chain_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> int:
         final = self._storage.layer(chain_id)
@@ -77,7 +138,7 @@ class OverlayDriver:
             diff = path / "diff"
             diff.mkdir(mode=0o755)
             # Below the base there is nothing to hide.
-            unpacked = self._confined.unpack(str(diff), tar, "overlay" if parent else "apply", cancel)
+            unpacked = self._confined.unpack(str(diff), tar, self._whiteouts if parent else "apply", cancel)
             record = LayerRecord(parent, unpacked.size, unpacked.implicit if parent else ())
             (path / "layer.json").write_bytes(msgspec.json.encode(record))
         return record.size
@@ -93,17 +154,36 @@ class OverlayDriver:
         final = self._storage.container(container_id)
         if final.exists():
             raise AlreadyExists(f"container {container_id} has a writable layer already", path=final)
-        if layer.size:
-            raise no_quota(container_id, NO_QUOTA, "use a root on btrfs, with graph driver btrfs", path=final)
+        obstacle = projectquotas.obstacle(self._storage.root) if layer.size else ""
+        if obstacle:
+            raise no_quota(container_id, obstacle, QUOTA_HINT, path=final)
         chain = self._chain(parent)
         self._settle(chain)
         with self._storage.staged(final) as path:
+            if layer.size:
+                # Before anything is made in it: that inherits the project.
+                self._limit(container_id, path, layer.size)
             upper = path / "upper"
             upper.mkdir()
             (path / "work").mkdir(mode=0o700)
             (path / "parent").write_text(parent)
+            record = ContainerRecord(_boot() if self._is_volatile(layer) else "", self._options.metacopy)
+            (path / "options.json").write_bytes(msgspec.json.encode(record))
             # The root directory of an overlay has the attributes of its upper one.
             self._confined_attributes(self._diff(chain[0]) if chain else self._empty, upper)
+
+    def _is_volatile(self, layer: WritableLayer) -> bool:
+        if self._options.volatile == "auto":
+            return layer.disposable and self._features.volatile
+        return self._options.volatile == "always"
+
+    def _limit(self, container_id: str, path: Path, size: int) -> None:
+        try:
+            projectquotas.limit(path, size)
+        except OSError as error:
+            number = error.errno or 0
+            message = f"cannot limit the size of container {container_id}: {os.strerror(number).lower()}"
+            raise Internal(message, path=path, errno=number) from error
 
     def _confined_attributes(self, source: Path, target: Path) -> None:
         status = source.stat()
@@ -118,7 +198,7 @@ class OverlayDriver:
             f"lowerdir={':'.join(lower or [str(self._empty)])}",
             f"upperdir={path / 'upper'}",
             f"workdir={path / 'work'}",
-            *FEATURES,
+            *self._mount_options(container_id, path),
         )
         return (RootfsMount("overlay", "overlay", options),)
 
@@ -127,15 +207,33 @@ class OverlayDriver:
         path = self._container(container_id)
         lower = [str(self._diff(chain_id)) for chain_id in self._visible((path / "parent").read_text())]
         dirs = ":".join([str(path / "upper"), *(lower or [str(self._empty)])])
-        mount = RootfsMount("overlay", "overlay", (f"lowerdir={dirs}", "ro", *FEATURES))
+        options = METACOPY if _container_record(path).metacopy else self._plain
+        mount = RootfsMount("overlay", "overlay", (f"lowerdir={dirs}", "ro", *options))
         return self._confined.export((mount,), sink, cancel)
+
+    def _mount_options(self, container_id: str, path: Path) -> tuple[str, ...]:
+        record = _container_record(path)
+        options = METACOPY if record.metacopy else self._plain
+        if not record.volatile:
+            return options
+        mark = path / _VOLATILE_MARK
+        if mark.exists():
+            if record.volatile != _boot():
+                raise DataLoss(
+                    f"container {container_id} cannot be started again: the host has been down since it ran, and its files were not "
+                    "synced to the disk",
+                    hint='remove it; [overlay] volatile = "never" keeps such containers',
+                    path=path,
+                )
+            shutil.rmtree(mark)
+        return (*options, "volatile")
 
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         self._settle(self._chain(chain_id))
         lower = [str(self._diff(each)) for each in self._visible(chain_id)] or [str(self._empty)]
         if len(lower) == 1:
             return (RootfsMount("bind", lower[0], ("bind", "ro")),)
-        return (RootfsMount("overlay", "overlay", (f"lowerdir={':'.join(lower)}", "ro", *FEATURES)),)
+        return (RootfsMount("overlay", "overlay", (f"lowerdir={':'.join(lower)}", "ro", *self._plain)),)
 
     @contextmanager
     def snapshot(self, container_id: str, cancel: CancelToken, *, move: bool = False) -> Iterator[Snapshot]:
@@ -175,7 +273,12 @@ class OverlayDriver:
         return self._storage.footprint()
 
     def status(self) -> DriverStatus:
-        return DriverStatus(backing.kind(self._storage.root), FEATURES, "", NO_QUOTA)
+        volatile = f"volatile={self._options.volatile}" if self._features.volatile else "volatile=never"
+        mounted = METACOPY if self._options.metacopy else self._plain
+        obstacle = projectquotas.obstacle(self._storage.root)
+        quota = "" if obstacle else PROJECT_QUOTAS
+        options = (f"xattrs={self._xattrs}", volatile, *mounted)
+        return DriverStatus(backing.kind(self._storage.root), options, quota, obstacle)
 
     def collect(self) -> int:
         return self._storage.collect()
@@ -217,7 +320,7 @@ class OverlayDriver:
         """The layers from the top down to the first whose root hides all below: the kernel does not look for that mark on a root."""
         chain = self._chain(top)
         for depth, chain_id in enumerate(chain):
-            if OPAQUE_XATTR in os.listxattr(self._diff(chain_id)):
+            if self._opaque in os.listxattr(self._diff(chain_id)):
                 return chain[: depth + 1]
         return chain
 
@@ -243,6 +346,21 @@ class OverlayDriver:
             draft.write_bytes(msgspec.json.encode(settled))
             draft.rename(path)
             self._records[chain_id] = settled
+
+
+def _boot() -> str:
+    """The ID of this boot of the host."""
+    return _BOOT.read_text().strip()
+
+
+def _container_record(path: Path) -> ContainerRecord:
+    file = path / "options.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=ContainerRecord)
+    except FileNotFoundError:
+        return ContainerRecord()
+    except msgspec.DecodeError as error:
+        raise DataLoss(f"cannot read {file}: {error}", path=file) from error
 
 
 class OverlaySnapshot:
