@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 from tests.registry import LoopbackRegistry
 from tools.bench import engine, images, process
 from tools.bench.containerd import Containerd
-from tools.bench.ours import Moorage
-from tools.bench.report import Figure, Report
-
-ENGINES = ("containerd", "moorage")
+from tools.bench.cri import Cri
+from tools.bench.ours import Moorage, Mooraged, over_cri
+from tools.bench.report import CONTAINERD, ENGINES, OWN, Figure, Report
 
 
 def arguments() -> argparse.Namespace:
@@ -26,7 +25,7 @@ def arguments() -> argparse.Namespace:
         prog="tools.bench", description="Measure Moorage beside Debian's containerd + runc."
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the work: shows that it works, not how fast")
-    parser.add_argument("--engines", default=",".join(ENGINES), help="which to measure (default: %(default)s)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="which to measure")
     parser.add_argument("--cycles", type=int, default=50, help="containers up, exec, down, one after the other")
     parser.add_argument("--containers", type=int, default=100, help="containers at once")
     parser.add_argument("--parallel", type=int, default=8, help="calls at a time for those")
@@ -35,7 +34,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pulls", type=int, default=3, help="pulls of the big image")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the big image")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--readme", type=Path, help="put the table into this file, between its two `bench` comments")
+    parser.add_argument(
+        "--readme", type=Path, help="put a short table into this file, between its two `bench` comments"
+    )
+    parser.add_argument("--docs", type=Path, help="put all tables into this file, between its two `bench` comments")
     options = parser.parse_args()
     if options.quick:
         options.cycles, options.containers, options.log_lines = 10, 16, 200_000
@@ -44,27 +46,37 @@ def arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def running(name: str, directory: Path, registry: LoopbackRegistry) -> Iterator[Containerd | Moorage]:
+def running(name: str, directory: Path, registry: LoopbackRegistry) -> Iterator[tuple[engine.Engine, Mooraged | None]]:
+    """An engine with a daemon of its own, and that daemon where it is ours."""
     directory.mkdir()
-    if name == "containerd":
-        with Containerd.running(directory, registry.url, [images.HOST], images.BUSYBOX, images.PAUSE) as containerd:
-            yield containerd
+    mirrors = {images.HOST: registry.url}
+    if name == CONTAINERD:
+        with Containerd.running(name, directory, registry.url, [images.HOST], images.BUSYBOX, images.PAUSE) as theirs:
+            yield theirs, None
+    elif name == OWN:
+        with Moorage.running(name, directory, mirrors, images.BUSYBOX) as own:
+            yield own, own.server
     else:
-        with Moorage.running(directory, {images.HOST: registry.url}, images.BUSYBOX) as moorage:
-            yield moorage
+        with over_cri(name, directory, mirrors, images.BUSYBOX) as (cri, server):
+            yield cri, server
 
 
 def measure(
-    measured: Containerd | Moorage, options: argparse.Namespace, big: Sequence[str], report: Report
-) -> dict[str, Figure]:
-    """All figures of one engine."""
-    say = partial(print, f"{measured.name}:", flush=True, file=sys.stderr)
+    measured: engine.Engine, ours: Mooraged | None, options: argparse.Namespace, big: Sequence[str], report: Report
+) -> None:
+    """All figures of one engine, into the report."""
+    name = measured.name
+    say = partial(print, f"{name}:", flush=True, file=sys.stderr)
     measured.pull(images.BUSYBOX)
     engine.life(measured, 2)
+    if isinstance(measured, Cri):
+        measured.calls.clear()
     say("containers one by one")
     figures = {key: Figure.of(sample) for key, sample in engine.life(measured, options.cycles).items()}
-    if isinstance(measured, Moorage):
-        report.stages = measured.stages()
+    if isinstance(measured, Cri):
+        report.calls[name] = {key: Figure.of(sample) for key, sample in measured.calls.items()}
+    if ours is not None:
+        report.stages[name] = ours.stages()
     say(f"{options.containers} containers at once")
     crowd = engine.crowd(
         measured,
@@ -74,22 +86,23 @@ def measure(
         idle_cpu=lambda: process.idle_cpu(measured.processes()),
     )
     figures |= {"up_per_second": Figure(crowd.up_per_second), "down_per_second": Figure(crowd.down_per_second)}
-    figures |= {"stats": Figure.of(crowd.stats), "pss": Figure(crowd.pss), "idle_cpu": Figure(crowd.idle_cpu)}
+    figures |= {"pss": Figure(crowd.pss), "idle_cpu": Figure(crowd.idle_cpu)}
+    figures |= {key: Figure.of(sample) for key, sample in crowd.calls.items()}
     say("log, calls, pulls, start")
     figures["log"] = Figure(engine.log_rate(measured, options.log_lines))
     figures["rpc"] = Figure.of(engine.latency(measured, options.calls))
     figures["pull"] = Figure.of(engine.pulls(measured, big))
-    starts = engine.Sample([measured.restart() for _ in range(3)])
-    return figures | {"start": Figure.of(starts)}
+    figures["start"] = Figure.of(engine.Sample([measured.restart() for _ in range(3)]))
+    report.figures[name] = figures
 
 
-def put_into(readme: Path, table: str) -> None:
+def put_into(page: Path, table: str) -> None:
     """Replace what stands between `<!-- bench -->` and `<!-- /bench -->`."""
-    before, opening, rest = readme.read_text().partition("<!-- bench -->\n")
+    before, opening, rest = page.read_text().partition("<!-- bench -->\n")
     _, closing, after = rest.partition("<!-- /bench -->\n")
     if not closing:
-        raise SystemExit(f"bench: {readme} has no pair of bench comments")
-    readme.write_text(f"{before}{opening}\n{table}\n\n{closing}{after}")
+        raise SystemExit(f"bench: {page} has no pair of bench comments")
+    page.write_text(f"{before}{opening}\n{table}\n\n{closing}{after}")
 
 
 def main() -> int:
@@ -101,16 +114,18 @@ def main() -> int:
     with LoopbackRegistry() as registry, TemporaryDirectory(prefix="moorage-bench-") as directory:
         images.push_all(registry.url)
         big = images.push_big(registry.url, options.pulls, options.scale)
-        for name in options.engines.split(","):
-            with running(name, Path(directory, name), registry) as measured:
-                report.figures[name] = measure(measured, options, big, report)
+        for name in options.engines:
+            with running(name, Path(directory, name), registry) as (measured, ours):
+                measure(measured, ours, options, big, report)
     if options.quick:
         print("a quick run: a tenth of the work, and of the sizes that the titles name")
     print(report.as_text())
     for line in report.short_of_target():
         print(f"short of its target: {line}")
     if options.readme:
-        put_into(options.readme, report.as_markdown())
+        put_into(options.readme, report.as_short_markdown())
+    if options.docs:
+        put_into(options.docs, report.as_markdown())
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     return 0

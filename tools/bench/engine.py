@@ -1,10 +1,10 @@
-"""What the bench asks of an engine, and the numbers it takes: both engines are driven over their own API, through the same calls."""
+"""What the bench asks of an engine, and the numbers it takes: every engine is put through the same work."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,10 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 SLEEP = ("/bin/sleep", "100000")
+SAMPLE_SECONDS = 0.06
+"""Pause between two calls for statistics: longer than Moorage lets one sample serve who asks."""
+Samples = Sequence[int]
+"""When each container's (or pod's) sample was taken: nanoseconds since 1970."""
 
 
 class Engine(Protocol):
@@ -28,8 +32,14 @@ class Engine(Protocol):
 
     def exec(self, container: str, command: Sequence[str]) -> None: ...
 
-    def stats(self) -> int:
-        """Sample all containers; answers how many."""
+    def samplers(self) -> Mapping[str, Callable[[], Samples]]:
+        """Calls that sample all that runs, by the key of what they measure."""
+        ...
+
+    def status(self, container: str) -> None: ...
+
+    def list(self) -> int:
+        """List all containers; answers how many."""
         ...
 
     def wait(self, container: str) -> float:
@@ -45,8 +55,6 @@ class Engine(Protocol):
     def processes(self) -> Iterable[int]:
         """The engine's own processes: its daemon and what stands beside containers, not what runs inside them."""
         ...
-
-    def daemon_pid(self) -> int: ...
 
     def restart(self) -> float:
         """Stop the daemon and start it again; answers the seconds from its start to its first answer."""
@@ -94,13 +102,13 @@ def life(engine: Engine, cycles: int) -> dict[str, Sample]:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Many containers at once: per second up and down, a stats call over all, PSS a container in bytes, idle CPU as a share of one."""
+    """Many containers at once: per second up and down, PSS a container in bytes, idle CPU as a share of one, calls made of all of them."""
 
     up_per_second: float
     down_per_second: float
-    stats: Sample
     pss: float
     idle_cpu: float
+    calls: Mapping[str, Sample]
 
 
 def crowd(engine: Engine, count: int, parallel: int, memory: Callable[[], int], idle_cpu: Callable[[], float]) -> Crowd:
@@ -110,18 +118,35 @@ def crowd(engine: Engine, count: int, parallel: int, memory: Callable[[], int], 
         ids: list[str] = []
         rising = timed(lambda: ids.extend(pool.map(lambda _: engine.up(SLEEP), range(count))))
         pss = (memory() - empty) / count
-        stats = Sample()
-        for _ in range(20):
-            stats.time(lambda: _all_sampled(engine, count))
+        calls = looked_at(engine, ids)
         idle = idle_cpu()
         falling = timed(lambda: list(pool.map(engine.down, ids)))
-    return Crowd(count / rising, count / falling, stats, pss, idle)
+    return Crowd(count / rising, count / falling, pss, idle, calls)
 
 
-def _all_sampled(engine: Engine, count: int) -> None:
-    sampled = engine.stats()
-    if sampled != count:
-        raise RuntimeError(f"{engine.name} answered the stats of {sampled} containers instead of {count}")
+def looked_at(engine: Engine, ids: Sequence[str]) -> dict[str, Sample]:
+    """Statistics, statuses and lists of running containers, which are all there are."""
+    found = {key: sampled(key, sampler, len(ids)) for key, sampler in engine.samplers().items()}
+    status, listed = Sample(), Sample()
+    for container in ids:
+        status.time(partial(engine.status, container))
+        if (count := listed.time(engine.list)) != len(ids):
+            raise RuntimeError(f"{engine.name} lists {count} containers instead of {len(ids)}")
+    return {**found, "status": status, "list": listed}
+
+
+def sampled(key: str, sampler: Callable[[], Samples], count: int, calls: int = 20) -> Sample:
+    """Calls for statistics, each answered with `count` samples that are younger than those of the call before."""
+    sample, last = Sample(), 0
+    for _ in range(calls):
+        time.sleep(SAMPLE_SECONDS)
+        moments = sample.time(sampler)
+        if len(moments) != count:
+            raise RuntimeError(f"{key}: {len(moments)} samples instead of {count}")
+        if min(moments) <= last:
+            raise RuntimeError(f"{key}: a sample of {min(moments)}, when the call before had one of {last}")
+        last = max(moments)
+    return sample
 
 
 LINE = "the quick brown fox jumps over the lazy dog, and so on, 0123456789"

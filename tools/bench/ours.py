@@ -1,4 +1,4 @@
-"""Moorage over its SDK: a daemon of its own, and the stages its jobs tell their time by."""
+"""Moorage: a daemon of its own, driven over its SDK or over CRI, and the stages its jobs tell their time by."""
 
 from __future__ import annotations
 
@@ -6,38 +6,83 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from moorage.client import Client, MoorageError
 from moorage.v1 import runtime_pb2
 from tests.daemon import Daemon
+from tools.bench.cri import Cri
+from tools.bench.engine import Samples
 from tools.bench.process import children
 
 LOG_LIMIT = 64 << 30
 """Size at which the log is rotated: never, as containerd does not rotate either."""
 
 
-class Moorage:
-    """Implements `Engine`."""
+class Mooraged:
+    """Implements `Server`."""
 
-    name = "moorage"
-
-    def __init__(self, daemon: Daemon, client: Client, image: str) -> None:
-        self._daemon, self._client, self._image = daemon, client, image
+    def __init__(self, directory: Path, mirrors: Mapping[str, str]) -> None:
+        self.daemon = Daemon(directory, mirrors)
 
     @classmethod
     @contextmanager
-    def running(cls, directory: Path, mirrors: Mapping[str, str], image: str) -> Iterator[Moorage]:
+    def running(cls, directory: Path, mirrors: Mapping[str, str]) -> Iterator[Mooraged]:
         """A daemon with all it has in `directory`."""
-        daemon = Daemon(directory, mirrors)
-        daemon.start()
+        server = cls(directory, mirrors)
+        server.daemon.start()
         try:
-            with Client(daemon.url) as client:
-                yield cls(daemon, client, image)
+            yield server
         finally:
-            daemon.close()
+            server.daemon.close()
+
+    @property
+    def url(self) -> str:
+        return f"unix:{self.daemon.socket}"
+
+    @property
+    def pid(self) -> int:
+        return self.daemon.pid
+
+    def processes(self) -> list[int]:
+        """The daemon, the spawner and the supervisors: what runs inside containers is in another PID namespace."""
+        return [pid for pid in children(self.pid) if _pid_namespace(pid) == _pid_namespace(os.getpid())]
+
+    def restart(self) -> float:
+        self.daemon.stop()
+        begun = time.perf_counter()
+        self.daemon.start()
+        return begun
+
+    def stages(self) -> dict[str, dict[str, float]]:
+        """Verb to stage to the median of its seconds, of the jobs that the daemon still remembers."""
+        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        with Client(self.daemon.url) as client:
+            jobs = client.system.jobs(all=True)
+        for job in jobs:
+            found[job.verb]["total"].append(job.duration_nanos / 1e9)
+            for stage in job.stages:
+                found[job.verb][stage.name].append(stage.duration_nanos / 1e9)
+        return {
+            verb: {name: statistics.median(times) for name, times in parts.items()} for verb, parts in found.items()
+        }
+
+
+class Moorage:
+    """Implements `Engine` over `moorage.v1`."""
+
+    def __init__(self, name: str, server: Mooraged, client: Client, image: str) -> None:
+        self.name = name
+        self.server = server
+        self._client, self._image = client, image
+
+    @classmethod
+    @contextmanager
+    def running(cls, name: str, directory: Path, mirrors: Mapping[str, str], image: str) -> Iterator[Moorage]:
+        with Mooraged.running(directory, mirrors) as server, Client(server.daemon.url) as client:
+            yield cls(name, server, client, image)
 
     def pull(self, reference: str) -> None:
         self._client.images.pull(reference).result()
@@ -59,9 +104,14 @@ class Moorage:
         if session.exit_code:
             raise RuntimeError(f"exec in moorage: exit {session.exit_code}: {printed!r}")
 
-    def stats(self) -> int:
-        with self._client.containers.stats(stream=False) as samples:
-            return len(next(samples).stats)
+    def samplers(self) -> Mapping[str, Callable[[], Samples]]:
+        return {"stats": self._stats}
+
+    def status(self, container: str) -> None:
+        self._client.containers.get(container)
+
+    def list(self) -> int:
+        return len(self._client.containers.list())
 
     def wait(self, container: str) -> float:
         self._client.containers.wait(container)
@@ -75,17 +125,11 @@ class Moorage:
     def version(self) -> None:
         self._client.system.version()
 
-    def daemon_pid(self) -> int:
-        return self._daemon.pid
-
-    def processes(self) -> list[int]:
-        """The daemon, the spawner and the supervisors: what runs inside containers is in another PID namespace."""
-        return [pid for pid in children(self.daemon_pid()) if _pid_namespace(pid) == _pid_namespace(os.getpid())]
+    def processes(self) -> Sequence[int]:
+        return self.server.processes()
 
     def restart(self) -> float:
-        self._daemon.stop()
-        begun = time.perf_counter()
-        self._daemon.start()
+        begun = self.server.restart()
         while True:
             try:
                 self.version()
@@ -94,16 +138,20 @@ class Moorage:
                 if time.perf_counter() - begun > 30:
                     raise
 
-    def stages(self) -> dict[str, dict[str, float]]:
-        """Verb to stage to the median of its seconds, of the jobs that the daemon still remembers."""
-        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for job in self._client.system.jobs(all=True):
-            found[job.verb]["total"].append(job.duration_nanos / 1e9)
-            for stage in job.stages:
-                found[job.verb][stage.name].append(stage.duration_nanos / 1e9)
-        return {
-            verb: {name: statistics.median(times) for name, times in parts.items()} for verb, parts in found.items()
-        }
+    def _stats(self) -> Samples:
+        with self._client.containers.stats(stream=False) as samples:
+            return [one.time.ToNanoseconds() for one in next(samples).stats]
+
+
+@contextmanager
+def over_cri(name: str, directory: Path, mirrors: Mapping[str, str], image: str) -> Iterator[tuple[Cri, Mooraged]]:
+    """A daemon with all it has in `directory`, driven over CRI."""
+    with Mooraged.running(directory, mirrors) as server:
+        engine = Cri(name, server, image, directory / "logs")
+        try:
+            yield engine, server
+        finally:
+            engine.close()
 
 
 def _pid_namespace(pid: int) -> str:
