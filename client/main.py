@@ -25,6 +25,7 @@ VERBS = (
     "events",
     "exec",
     "export",
+    "fsck",
     "history",
     "image",
     "images",

@@ -33,6 +33,7 @@ from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Engine, Lane, Verb
 from moorage.server.engine.events import EventLog
+from moorage.server.engine.fsck import Fsck
 from moorage.server.engine.images import Images
 from moorage.server.engine.lifecycle import Lifecycle
 from moorage.server.engine.listing import Listing
@@ -181,6 +182,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         registries=Registries(engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer),
         builds=Builds(Parts(engine, images, containers, lifecycle, places), _tools(config, rooms)),
         store=store,
+        fsck=Fsck(engine, graph, rooms.puller),
         archiving=Archiving(engine, graph, images, containers, rooms.puller, config.registry, store.frozen),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),

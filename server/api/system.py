@@ -104,6 +104,12 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
             images_reclaimable_bytes=report.reclaimable,
         )
 
+    async def CheckStore(self, request: pb.CheckStoreRequest, context: Ctx) -> AsyncIterator[pb.CheckStoreResponse]:
+        command = storecommands.CheckStore(request.repair)
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
+            async for step in steps:
+                yield _check_step(step)
+
     async def StreamGraph(self, request: pb.StreamGraphRequest, context: Ctx) -> AsyncIterator[pb.StreamGraphResponse]:
         text = await self._engine.run(storecommands.Viz(), ctx.of(context))
         for start in range(0, len(text), TEXT_PIECE):
@@ -117,3 +123,28 @@ def _part(items: Sequence[storecommands.Item]) -> pb.DiskUsagePart:
         bytes=sum(item.size for item in items),
         reclaimable_bytes=sum(item.size for item in items if not item.used),
     )
+
+
+def _check_step(step: storecommands.CheckStep) -> pb.CheckStoreResponse:
+    if step.finding is not None:
+        found = step.finding
+        finding = pb.CheckStoreResponse.Finding(
+            problem=found.problem,
+            id=found.id,
+            detail=found.detail,
+            images=found.images,
+            outcome=step.outcome,
+            repaired=step.repaired,
+        )
+        return pb.CheckStoreResponse(finding=finding)
+    if step.kind == "progress":
+        return pb.CheckStoreResponse(current_bytes=step.bytes)
+    summary = pb.CheckStoreResponse.Summary(
+        blobs=step.blobs,
+        layers=step.layers,
+        images=step.images,
+        bytes=step.bytes,
+        problems=step.problems,
+        problems_left=step.left,
+    )
+    return pb.CheckStoreResponse(summary=summary)

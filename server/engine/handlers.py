@@ -17,6 +17,7 @@ from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane, Verb
 from moorage.server.engine.events import EventLog
+from moorage.server.engine.fsck import Fsck
 from moorage.server.engine.images import Images
 from moorage.server.engine.lifecycle import Lifecycle
 from moorage.server.engine.listing import Listing
@@ -48,6 +49,7 @@ def table(
     store: Store,
     builds: Builds,
     archiving: Archiving,
+    fsck: Fsck,
     networks: Networks,
     system: System,
 ) -> list[Verb]:
@@ -139,6 +141,7 @@ def table(
         Verb("export", s.Export, archiving.export, Lane.WAIT, lambda x: x.container),
         Verb("image_prune", s.PruneImages, store.prune, Lane.DISK),
         Verb("df", s.Measure, store.measure, Lane.DISK),
+        Verb("fsck", s.CheckStore, fsck.check, Lane.WAIT),
         Verb("viz", s.Viz, store.viz, Lane.KERNEL),
         Verb("commit", s.Commit, store.commit, Lane.DISK, lambda x: x.container, committed),
         # builds

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from moorage.server.engine.job import Command, StreamCommand
+from moorage.server.graph.fsck import Finding
 from moorage.server.graph.usage import Item as Item
 from moorage.server.graph.usage import Usage
 from moorage.server.model import Image, Platform
@@ -140,3 +141,29 @@ class Export(StreamCommand[bytes]):
 
     container: str
     pause: bool = False
+
+
+# --- fsck -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckStep:
+    """One step of a check: `progress` with the bytes read, a `finding` with what was done about it, `done` with the sum."""
+
+    kind: Literal["progress", "finding", "done"]
+    bytes: int = 0
+    finding: Finding | None = None
+    outcome: str = ""
+    repaired: bool = False
+    blobs: int = 0
+    layers: int = 0
+    images: int = 0
+    problems: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class CheckStore(StreamCommand[CheckStep]):
+    """Check the image store; with `repair`, mend what can be."""
+
+    repair: bool = False

@@ -27,6 +27,7 @@ from moorage.server.graph import documents, imageconfig, layers, syncing
 from moorage.server.graph.compression import Compression
 from moorage.server.graph.content import ContentStore, check_digest
 from moorage.server.graph.drivers.base import UNLIMITED, GraphDriver, RootfsMount, Sink, WritableLayer
+from moorage.server.graph.fsck import Check
 from moorage.server.graph.garbage import Collected, Garbage, Removed
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
@@ -54,7 +55,7 @@ class Graph:
         return self._garbage.lease()
 
     def has_layer(self, chain_id: str) -> bool:
-        return self._layers.get(chain_id) is not None
+        return self._layers.has(chain_id)
 
     def apply_layer(self, chain_id: str, diff_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> Layer:
         """Unpack an uncompressed tar as the layer `chain_id`, on top of the layer `parent` (empty at the base).
@@ -132,8 +133,15 @@ class Graph:
     def manifests(self, image: Image) -> list[bytes]:
         """The manifests that an image came or was made with, as they are: those first whose layers' blobs are all kept here."""
         digests = [digest for digest in self._db.targets(CONTENT, image.id) if digest != image.id]
-        found = [self.content.read(digest, documents.MAX_DOCUMENT) for digest in digests if self.content.exists(digest)]
+        found = [data for digest in digests if (data := self._whole(digest)) is not None]
         return sorted(found, key=lambda manifest: not self._has_all(manifest, image))
+
+    def _whole(self, digest: str) -> bytes | None:
+        """A document, None for one that is damaged or not here: `fsck` tells of it."""
+        try:
+            return self.content.read(digest, documents.MAX_DOCUMENT)
+        except (DataLoss, NotFound):
+            return None
 
     def _has_all(self, manifest: bytes, image: Image) -> bool:
         blobs = documents.layer_blobs(manifest, [layer.diff_id for layer in image.layers])
@@ -271,6 +279,33 @@ class Graph:
         chain_ids = [layer.chain_id for layer in image.layers]
         blobs = (blob.digest for chain_id in chain_ids for blob in self._layers.blobs(chain_id))
         return {*chain_ids, *blobs, *self._db.targets(CONTENT, image.id)}
+
+    def check(self, cancel: CancelToken) -> Check:
+        """A check of everything here."""
+        return Check(self._db, self.content, self.driver, cancel)
+
+    def unreached(self) -> tuple[Sequence[Layer], set[str]]:
+        """The layers, and the blobs' digests, that no image leads to."""
+        return self._garbage.unreached()
+
+    def layers_of_blob(self, digest: str) -> Sequence[tuple[str, str]]:
+        """Chain IDs and diff IDs of the layers that hold a blob."""
+        return self._layers.of_blob(digest)
+
+    def replace_blob(self, chain_id: str, digest: str, blob: LayerBlob) -> None:
+        """Have a layer hold `blob` instead of the blob `digest`, which is no good."""
+        self._layers.keep_blob(chain_id, blob)
+        if blob.digest != digest:
+            self.drop_blob(chain_id, digest)
+
+    def drop_blob(self, chain_id: str, digest: str) -> None:
+        """Have a layer hold a blob no more."""
+        self._layers.drop_blob(chain_id, digest)
+        self.discard([digest])
+
+    def give_up_layer(self, chain_id: str) -> None:
+        """A layer's files are lost: it counts as missing from now on, until it is applied again."""
+        self._layers.give_up(chain_id)
 
     def viz(self) -> str:
         """The GraphDB in the dot language."""

@@ -79,6 +79,7 @@ class Layers:
         self._lock = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
         self._waiting: dict[str, int] = {}
+        self._given_up: set[str] = set()
 
     def get(self, chain_id: str) -> Layer | None:
         return self._db.get(KIND, chain_id, Layer)
@@ -92,7 +93,7 @@ class Layers:
             raise InvalidArgument(f"chain ID {chain_id} is not that of {diff_id} on top of {parent or 'nothing'}")
         with self._exclusive(chain_id, cancel):
             layer = self.get(chain_id)
-            if layer is not None:
+            if layer is not None and chain_id not in self._given_up:
                 return layer
             # What is on disk and unknown here is left from a crash, or being left by a removal.
             self._driver.remove_layer(chain_id)
@@ -104,6 +105,7 @@ class Layers:
             layer = Layer(chain_id, diff_id, parent, size)
             with self._db.transaction() as tx:
                 self._put(tx, layer)
+            self._given_up.discard(chain_id)
             return layer
 
     def adopt(self, snapshot: Snapshot, blob: LayerBlob, size: int) -> Layer:
@@ -131,6 +133,26 @@ class Layers:
         """The blobs that a layer is known to have."""
         found = (self._db.get(BLOB_KIND, digest, LayerBlob) for digest in self._db.targets(BLOB, chain_id))
         return [blob for blob in found if blob is not None]
+
+    def has(self, chain_id: str) -> bool:
+        """Whether a layer is here, and not lost."""
+        return self.get(chain_id) is not None and chain_id not in self._given_up
+
+    def give_up(self, chain_id: str) -> None:
+        """See `Graph.give_up_layer`."""
+        self._given_up.add(chain_id)
+
+    def drop_blob(self, chain_id: str, digest: str) -> None:
+        """Have a layer hold a blob no more."""
+        with self._db.transaction() as tx:
+            tx.unlink(BLOB, f"{chain_id}/{digest}")
+            if not tx.names(BLOB, digest):
+                tx.delete(BLOB_KIND, digest)
+
+    def of_blob(self, digest: str) -> list[tuple[str, str]]:
+        """Chain IDs and diff IDs of the layers that hold a blob."""
+        held = (self.get(name.partition("/")[0]) for name in self._db.names(BLOB, digest))
+        return [(layer.chain_id, layer.diff_id) for layer in held if layer is not None]
 
     def blob_digests(self) -> set[str]:
         """Every blob that a layer holds."""

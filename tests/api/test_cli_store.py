@@ -209,3 +209,20 @@ def test_import_opens_and_prints_the_id(daemon: FakeDaemon, tmp_path: Path, capf
         changes=["CMD x"],
         platform=image_pb2.Platform(os="linux", architecture="arm64", variant="v8"),
     )
+
+
+def test_fsck_tells_what_is_wrong_and_fails_while_it_is(daemon: FakeDaemon, capfd: Capture) -> None:
+    answer = system_pb2.CheckStoreResponse
+    finding = answer.Finding(problem="damaged blob", id=DIGEST, detail="its digest is x", images=[DIGEST])
+    summary = answer.Summary(blobs=3, layers=2, images=1, bytes=5000, problems=1, problems_left=1)
+    daemon.script["CheckStore"] = [answer(current_bytes=5), answer(finding=finding), answer(summary=summary)]
+    assert run(daemon, "fsck") == 1
+    told, total = capfd.readouterr().out.splitlines()
+    assert told == f"damaged blob {DIGEST}: its digest is x (image abababababab)"
+    assert total == "checked 3 blobs (5kB), 2 layers, 1 images: 1 problems, 1 left"
+    finding.outcome, finding.repaired, summary.problems_left = "pulled again", True, 0
+    daemon.script["CheckStore"] = [answer(finding=finding), answer(summary=summary)]
+    assert run(daemon, "fsck", "--repair", "--format", "json") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["findings"][0]["outcome"] == "pulled again" and report["summary"]["problems"] == 1
+    assert [request.repair for request in daemon.requests("CheckStore")] == [False, True]

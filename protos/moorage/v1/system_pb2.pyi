@@ -241,3 +241,49 @@ class StreamGraphResponse(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     text: str
     def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class CheckStoreRequest(_message.Message):
+    __slots__ = ("repair",)
+    REPAIR_FIELD_NUMBER: _ClassVar[int]
+    repair: bool
+    def __init__(self, repair: _Optional[bool] = ...) -> None: ...
+
+class CheckStoreResponse(_message.Message):
+    __slots__ = ("current_bytes", "finding", "summary")
+    class Finding(_message.Message):
+        __slots__ = ("problem", "id", "detail", "images", "outcome", "repaired")
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        ID_FIELD_NUMBER: _ClassVar[int]
+        DETAIL_FIELD_NUMBER: _ClassVar[int]
+        IMAGES_FIELD_NUMBER: _ClassVar[int]
+        OUTCOME_FIELD_NUMBER: _ClassVar[int]
+        REPAIRED_FIELD_NUMBER: _ClassVar[int]
+        problem: str
+        id: str
+        detail: str
+        images: _containers.RepeatedScalarFieldContainer[str]
+        outcome: str
+        repaired: bool
+        def __init__(self, problem: _Optional[str] = ..., id: _Optional[str] = ..., detail: _Optional[str] = ..., images: _Optional[_Iterable[str]] = ..., outcome: _Optional[str] = ..., repaired: _Optional[bool] = ...) -> None: ...
+    class Summary(_message.Message):
+        __slots__ = ("blobs", "layers", "images", "bytes", "problems", "problems_left")
+        BLOBS_FIELD_NUMBER: _ClassVar[int]
+        LAYERS_FIELD_NUMBER: _ClassVar[int]
+        IMAGES_FIELD_NUMBER: _ClassVar[int]
+        BYTES_FIELD_NUMBER: _ClassVar[int]
+        PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+        PROBLEMS_LEFT_FIELD_NUMBER: _ClassVar[int]
+        blobs: int
+        layers: int
+        images: int
+        bytes: int
+        problems: int
+        problems_left: int
+        def __init__(self, blobs: _Optional[int] = ..., layers: _Optional[int] = ..., images: _Optional[int] = ..., bytes: _Optional[int] = ..., problems: _Optional[int] = ..., problems_left: _Optional[int] = ...) -> None: ...
+    CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    current_bytes: int
+    finding: CheckStoreResponse.Finding
+    summary: CheckStoreResponse.Summary
+    def __init__(self, current_bytes: _Optional[int] = ..., finding: _Optional[_Union[CheckStoreResponse.Finding, _Mapping]] = ..., summary: _Optional[_Union[CheckStoreResponse.Summary, _Mapping]] = ...) -> None: ...

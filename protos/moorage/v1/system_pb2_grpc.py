@@ -65,6 +65,11 @@ class SystemServiceStub:
                 request_serializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageResponse.FromString,
                 _registered_method=True)
+        self.CheckStore = channel.unary_stream(
+                '/moorage.v1.SystemService/CheckStore',
+                request_serializer=moorage_dot_v1_dot_system__pb2.CheckStoreRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_system__pb2.CheckStoreResponse.FromString,
+                _registered_method=True)
         self.StreamGraph = channel.unary_stream(
                 '/moorage.v1.SystemService/StreamGraph',
                 request_serializer=moorage_dot_v1_dot_system__pb2.StreamGraphRequest.SerializeToString,
@@ -119,6 +124,14 @@ class SystemServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckStore(self, request, context):
+        """CheckStore verifies every blob of the image store against its digest, and every image, layer and name against what is on the disk; with
+        `repair` it mends what it can by pulling again. Findings come as they are dealt with, the sum last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamGraph(self, request, context):
         """StreamGraph streams the daemon's database as a graph in the dot language, in pieces.
         """
@@ -158,6 +171,11 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     servicer.GetDiskUsage,
                     request_deserializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_system__pb2.GetDiskUsageResponse.SerializeToString,
+            ),
+            'CheckStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckStore,
+                    request_deserializer=moorage_dot_v1_dot_system__pb2.CheckStoreRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_system__pb2.CheckStoreResponse.SerializeToString,
             ),
             'StreamGraph': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamGraph,
@@ -328,6 +346,33 @@ class SystemService:
             '/moorage.v1.SystemService/GetDiskUsage',
             moorage_dot_v1_dot_system__pb2.GetDiskUsageRequest.SerializeToString,
             moorage_dot_v1_dot_system__pb2.GetDiskUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.SystemService/CheckStore',
+            moorage_dot_v1_dot_system__pb2.CheckStoreRequest.SerializeToString,
+            moorage_dot_v1_dot_system__pb2.CheckStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class SystemServiceStub:
     """CancelJob asks a running job to stop and undo what it half did. Errors: NOT_FOUND."""
     GetDiskUsage: _grpc.UnaryUnaryMultiCallable[_system_pb2.GetDiskUsageRequest, _system_pb2.GetDiskUsageResponse]
     """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it."""
+    CheckStore: _grpc.UnaryStreamMultiCallable[_system_pb2.CheckStoreRequest, _system_pb2.CheckStoreResponse]
+    """CheckStore verifies every blob of the image store against its digest, and every image, layer and name against what is on the disk; with
+    `repair` it mends what it can by pulling again. Findings come as they are dealt with, the sum last.
+    """
     StreamGraph: _grpc.UnaryStreamMultiCallable[_system_pb2.StreamGraphRequest, _system_pb2.StreamGraphResponse]
     """StreamGraph streams the daemon's database as a graph in the dot language, in pieces."""
 
@@ -69,6 +73,10 @@ class SystemServiceAsyncStub(SystemServiceStub):
     """CancelJob asks a running job to stop and undo what it half did. Errors: NOT_FOUND."""
     GetDiskUsage: _aio.UnaryUnaryMultiCallable[_system_pb2.GetDiskUsageRequest, _system_pb2.GetDiskUsageResponse]  # type: ignore[assignment]
     """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it."""
+    CheckStore: _aio.UnaryStreamMultiCallable[_system_pb2.CheckStoreRequest, _system_pb2.CheckStoreResponse]  # type: ignore[assignment]
+    """CheckStore verifies every blob of the image store against its digest, and every image, layer and name against what is on the disk; with
+    `repair` it mends what it can by pulling again. Findings come as they are dealt with, the sum last.
+    """
     StreamGraph: _aio.UnaryStreamMultiCallable[_system_pb2.StreamGraphRequest, _system_pb2.StreamGraphResponse]  # type: ignore[assignment]
     """StreamGraph streams the daemon's database as a graph in the dot language, in pieces."""
 
@@ -124,6 +132,16 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_system_pb2.GetDiskUsageResponse, _abc.Awaitable[_system_pb2.GetDiskUsageResponse]]:
         """GetDiskUsage measures what the daemon's root directory takes on the disk, as du(1) counts it."""
+
+    @_abc_1.abstractmethod
+    def CheckStore(
+        self,
+        request: _system_pb2.CheckStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_system_pb2.CheckStoreResponse], _abc.AsyncIterator[_system_pb2.CheckStoreResponse]]:
+        """CheckStore verifies every blob of the image store against its digest, and every image, layer and name against what is on the disk; with
+        `repair` it mends what it can by pulling again. Findings come as they are dealt with, the sum last.
+        """
 
     @_abc_1.abstractmethod
     def StreamGraph(
