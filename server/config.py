@@ -15,6 +15,9 @@ xattrs = "auto"                      # where overlay keeps its marks: trusted, u
 [network]
 pool = "10.210.0.0/16"               # networks get their subnets from it
 subnet_prefix = 20
+pods = "bridge"                      # what pods join: our bridge, or "cni"
+cni_conf_dir = "/etc/cni/net.d"
+cni_bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 [tls]                                # for tcp://
 ca = "/etc/moorage/ca.pem"
 cert = "/etc/moorage/cert.pem"
@@ -62,11 +65,17 @@ class Tls:
 
 
 @dataclass(frozen=True)
-class NetworkPool:
-    """Where networks get their subnets: pieces of `subnet_prefix` of `pool`; empty and 0 leave the choice to the driver."""
+class NetworkConfig:
+    """Networks get their subnets from pieces of `subnet_prefix` of `pool`; empty and 0 leave the choice to the driver.
+
+    `pods` is the network that pods join, `bridge` or `cni`; for that the directories of its configuration and its plugins.
+    """
 
     pool: str = ""
     subnet_prefix: int = 0
+    pods: str = "bridge"
+    cni_conf_dir: str = "/etc/cni/net.d"
+    cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class Config:
     insecure_loopback: bool = False
     shutdown_seconds: int = 10
     overlay: OverlayOptions = DEFAULTS
-    network: NetworkPool = NetworkPool()
+    network: NetworkConfig = NetworkConfig()
     tls: Tls = Tls()
     cri: Cri = Cri()
     registry: registry.RegistryConfig = field(default_factory=registry.RegistryConfig)
@@ -135,7 +144,7 @@ def _from_table(table: dict[str, Any], where: str) -> Config:
     table = dict(table)
     parts: dict[str, Any] = {
         "overlay": _section(OverlayOptions, table.pop("overlay", {}), f"{where}: [overlay]"),
-        "network": _section(NetworkPool, table.pop("network", {}), f"{where}: [network]"),
+        "network": _section(NetworkConfig, table.pop("network", {}), f"{where}: [network]"),
         "tls": _section(Tls, table.pop("tls", {}), f"{where}: [tls]"),
         "cri": _section(Cri, table.pop("cri", {}), f"{where}: [cri]"),
         "registry": registry.from_toml(table.pop("registry", {})),
@@ -171,6 +180,8 @@ def _checked(config: Config) -> Config:
         if getattr(config.overlay, key) not in allowed:
             given = getattr(config.overlay, key)
             raise InvalidArgument(f"[overlay] {key} must be one of {', '.join(allowed)}, not {given!r}")
+    if config.network.pods not in ("bridge", "cni"):
+        raise InvalidArgument(f"[network] pods must be bridge or cni, not {config.network.pods!r}")
     if config.cri.cgroup_driver != "cgroupfs":
         raise InvalidArgument(f"[cri] cgroup_driver must be cgroupfs, not {config.cri.cgroup_driver!r}")
     if bool(config.cri.stream_cert) != bool(config.cri.stream_key):

@@ -68,6 +68,7 @@ from moorage.server.model import Platform
 from moorage.server.networkdriver import drivers as networkdrivers
 from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.bridge import BridgeDriver
+from moorage.server.networkdriver.cni import CniDriver
 from moorage.server.registry.client import Client
 from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.pull import Puller
@@ -129,7 +130,9 @@ def furnish(config: Config, stack: ExitStack) -> Rooms:
         pusher=Pusher(puller.shared, registry),
         indexer=Indexer(puller.shared, registry),
         exec_driver=NativeDriver(Path(config.state), spawner),
-        network_drivers=networkdrivers.table(db, bridge),
+        network_drivers=networkdrivers.table(
+            db, bridge, CniDriver(db, config.network.cni_conf_dir, config.network.cni_bin_dirs)
+        ),
         cgroups=cgroups.detect(),
         run_task=spawner.run_task,
     )
@@ -144,7 +147,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     places = Places(Path(config.root), config.instance, containers, pods)
     images = Images(engine, graph, rooms.puller, containers, config.registry.names())
     store = Store(graph, images, containers, rooms.cgroups, places.cgroup_path)
-    networks = Networks(rooms.db, rooms.network_drivers, containers)
+    networks = Networks(rooms.db, rooms.network_drivers, containers, config.network.pods)
     lifecycle = Lifecycle(
         engine=engine,
         places=places,

@@ -354,7 +354,7 @@ class Network:
 
     id: str
     name: str
-    driver: Literal["bridge", "host", "none"]
+    driver: Literal["bridge", "host", "none", "cni"]
     created_ns: int
     subnet: str = ""
     gateway: str = ""

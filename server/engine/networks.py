@@ -9,7 +9,7 @@ from moorage.server.engine.containers import Containers
 from moorage.server.engine.job import Job
 from moorage.server.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.graph.graphdb import GraphDB
-from moorage.server.model import Network, NetworkAttachment
+from moorage.server.model import Network, NetworkAttachment, PodConfig
 from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.drivers import BUILT_IN, ensure_defaults
 
@@ -20,10 +20,18 @@ NAME = "network-name"
 class Networks:
     """Networks by name, ID or prefix; `drivers` by `Network.driver`."""
 
-    def __init__(self, db: GraphDB, drivers: Mapping[str, NetworkDriver], containers: Containers) -> None:
+    def __init__(
+        self, db: GraphDB, drivers: Mapping[str, NetworkDriver], containers: Containers, pods: str = "bridge"
+    ) -> None:
+        """`pods` is the network that pods join."""
         self._db = db
         self._drivers = drivers
         self._containers = containers
+        self._pods = pods
+
+    def of_pod(self, config: PodConfig) -> Network:
+        """The network that a pod joins. Raises NotFound."""
+        return self.get("host" if config.network == "host" else config.attachment.network or self._pods)
 
     def all(self) -> list[Network]:
         """Every network, by name."""
@@ -50,7 +58,7 @@ class Networks:
 
     def ensure_defaults(self) -> None:
         """Make the built-in networks that are missing."""
-        ensure_defaults(self._db, self._drivers)
+        ensure_defaults(self._db, self._drivers, self._pods)
 
     def check(self, attachment: NetworkAttachment) -> None:
         """Refuse what cannot work, before anything is made."""

@@ -29,7 +29,7 @@ from moorage.server.execdriver import spec as oci
 from moorage.server.execdriver.base import ExecDriver, PodSpec
 from moorage.server.execdriver.check import check_pod
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.model import Network, PodRecord, Resources
+from moorage.server.model import PodRecord, Resources
 from moorage.server.networkdriver import names as files
 
 SHM_SIZE = 64 << 20
@@ -66,7 +66,7 @@ class PodLife:
         """Namespaces, network, files; on any failure all of it goes again."""
         config = command.config
         check_pod(config)
-        self._network(config.network, config.attachment.network)
+        self._networks.of_pod(config)
         there = self._pods.named(config)
         if there is not None and self._owed(there) and there.config == config:
             return there.id
@@ -104,11 +104,12 @@ class PodLife:
         )
         job.stage("pod")
         running = self._exec.run_pod(_spec(pod))
-        network = self._network(config.network, config.attachment.network)
+        network = self._networks.of_pod(config)
         ports = tuple(port for port in config.attachment.ports if port.host_port)
         attached = self._networks.driver(network).attach(network, pod.id, running.pid, ports, job.stage)
         job.stage("network")
-        if attached.interfaces:
+        if config.network == "pod":
+            # Also without an interface that is left to do: there is the loopback.
             self._exec.configure_network(pod.id, attached.interfaces)
         files.write_pod_files(
             self._places.pod_directory(pod.id),
@@ -119,9 +120,6 @@ class PodLife:
             given=config.dns,
         )
         return replace(pod, state="ready", pid=running.pid, endpoint=attached.endpoint)
-
-    def _network(self, kind: str, name: str) -> Network:
-        return self._networks.get("host" if kind == "host" else name)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -163,7 +161,7 @@ class PodLife:
         """Take a pod out of its network, end its supervisor with all that runs there, remove its cgroup. What is missing is fine."""
         stage("network")
         try:
-            network = self._network(pod.config.network, pod.config.attachment.network)
+            network = self._networks.get(pod.endpoint.network_id) if pod.endpoint else self._networks.of_pod(pod.config)
         except NotFound:
             # A network can go only when nothing of it is leased any more.
             network = None

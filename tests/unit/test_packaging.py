@@ -112,7 +112,7 @@ def test_the_documented_configuration_is_read_and_whole(tmp_path: Path) -> None:
     config.load(str(path), {})
     documented = tomllib.loads(path.read_text())
     assert {each.name for each in fields(config.Config)} == set(documented)
-    for section in (config.Cri, config.Tls, config.NetworkPool):
+    for section in (config.Cri, config.Tls, config.NetworkConfig):
         assert {each.name for each in fields(section)} in [
             set(value) for value in documented.values() if type(value) is dict
         ]

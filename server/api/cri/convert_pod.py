@@ -94,7 +94,7 @@ def _sysctls(given: Any) -> dict[str, str]:
 def _attachment(message: pb.PodSandboxConfig, network: str) -> NetworkAttachment:
     dns = message.dns_config
     return NetworkAttachment(
-        network="host" if network == "host" else "bridge",
+        network="host" if network == "host" else "",
         ports=() if network == "host" else tuple(_port(each) for each in message.port_mappings if each.host_port),
         dns_servers=tuple(dns.servers),
         dns_searches=tuple(dns.searches),
