@@ -72,7 +72,7 @@ def _manifest(registry: FakeRegistry, request: Request, path: str) -> Reply:
     listed = json.loads(request.body)
     repository = path.partition("/manifests/")[0]
     for part in (*listed.get("layers", ()), *([listed["config"]] if "config" in listed else ())):
-        if repository not in registry.homes.get(part["digest"], ()):
+        if part["digest"] not in registry.blobs or repository not in registry.homes.get(part["digest"], {repository}):
             return _reply(
                 400, body=b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}'
             )

@@ -152,7 +152,7 @@ def _page(size: int, token: str) -> tuple[int, str]:
     if not 0 <= size <= MAX_PAGE:
         raise InvalidArgument(f"page_size must be 0 to {MAX_PAGE}, not {size}", field="page_size")
     try:
-        query = base64.urlsafe_b64decode(token).decode("ascii")
+        query = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
         query = "#"
     if not query.isprintable() or set(query) & set("#? "):

@@ -156,7 +156,7 @@ def _check_distinct(entries: Sequence[IndexEntry]) -> None:
         raise InvalidArgument("an index of no image is of no use", field="images")
     seen: dict[Platform, str] = {}
     for entry in entries:
-        other = seen.setdefault(entry.platform, entry.digest)
-        if other != entry.digest or entries.count(entry) > 1:
-            name = platform_name(entry.platform)
-            raise InvalidArgument(f"two images are for {name}: {other} and {entry.digest}", field="images")
+        if entry.platform in seen:
+            both = f"{seen[entry.platform]} and {entry.digest}"
+            raise InvalidArgument(f"two images are for {platform_name(entry.platform)}: {both}", field="images")
+        seen[entry.platform] = entry.digest

@@ -102,11 +102,13 @@ class ShortNames:
         first, slash, rest = text.partition("/")
         if slash and _is_domain(first):
             return canonical_domain(first), rest
+        if _ID.fullmatch(text):
+            return DEFAULT_DOMAIN, text
         name = text.partition("@")[0].partition(":")[0]
         if name in self.aliases:
             domain, _, path = self.aliases[name].partition("/")
             return domain, path + text[len(name) :]
-        if not self.default and text and not _ID.fullmatch(text):
+        if not self.default and text:
             hint = "write it with its registry, or set short_names or aliases of [registry]"
             raise InvalidArgument(f"{_shown(text)} names no registry", reason="SHORT_NAME", hint=hint)
         return self.default or DEFAULT_DOMAIN, text

@@ -1,0 +1,214 @@
+"""The verbs that talk to registries, against a scripted daemon: what they ask, what they print, how they exit."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moorage.client.main import main
+from moorage.v1 import image_pb2, registry_pb2
+from tests.api.fake_daemon import FakeDaemon, Refusal
+
+Capture = pytest.CaptureFixture[str]
+DIGEST = "sha256:" + "ab" * 32
+NAME = "registry.example/team/app:1"
+PUSHED = image_pb2.Pushed(reference=NAME, digest=DIGEST, size_bytes=500, media_type="m")
+STEPS: list[Any] = [
+    image_pb2.PushImageResponse(stage=image_pb2.PUSH_STAGE_PREPARING),
+    image_pb2.PushImageResponse(digest=DIGEST, stage=image_pb2.PUSH_STAGE_MOUNTED, current_bytes=9, total_bytes=9),
+    image_pb2.PushImageResponse(stage=image_pb2.PUSH_STAGE_DONE, pushed=PUSHED),
+]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    daemon = FakeDaemon(tmp_path)
+    with daemon.serving():
+        yield daemon
+
+
+def run(daemon: FakeDaemon, *arguments: str) -> int:
+    return main(["-H", daemon.url, *arguments])
+
+
+def log_in(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, *arguments: str, password: str = "s3cret") -> int:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{password}\n"))
+    return run(daemon, "login", *arguments, "-u", "me", "--password-stdin")
+
+
+def test_push(daemon: FakeDaemon, capsys: Capture) -> None:
+    daemon.script["PushImage"] = STEPS
+    assert run(daemon, "push", NAME) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{NAME}: {DIGEST} (500B)\n"
+    assert err.splitlines() == ["image: preparing", "abababababab: mounted 9B", "image: done"]
+    assert run(daemon, "push", "-q", "app", NAME) == 0
+    assert capsys.readouterr() == (f"{DIGEST}\n", "")
+    assert run(daemon, "push", "--format", "json", NAME) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["digest"] == DIGEST and not err
+    asked = daemon.requests("PushImage")
+    assert (asked[1].reference, asked[1].destination) == ("app", NAME)
+    assert not asked[0].HasField("auth")
+
+
+def test_a_push_that_was_rewritten_says_so(daemon: FakeDaemon, capsys: Capture) -> None:
+    pushed = image_pb2.Pushed(reference=NAME, digest=DIGEST, rewritten=True)
+    daemon.script["PushImage"] = [image_pb2.PushImageResponse(pushed=pushed)]
+    assert run(daemon, "push", "-q", NAME) == 0
+    assert "packed again" in capsys.readouterr().err
+
+
+def test_a_push_that_fails(daemon: FakeDaemon, capsys: Capture) -> None:
+    daemon.script["PushImage"] = Refusal("PERMISSION_DENIED", "cannot push", hint="ask for it")
+    assert run(daemon, "push", NAME) == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == ["moorage: cannot push", "hint: ask for it"]
+
+
+def test_login_keeps_what_the_registry_took(
+    daemon: FakeDaemon, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    daemon.script["Authenticate"] = registry_pb2.AuthenticateResponse(asked=True)
+    assert log_in(daemon, monkeypatch, "registry.example") == 0
+    where = tmp_path / "docker" / "config.json"
+    assert capsys.readouterr().out == f"logged in to registry.example; the credentials are in {where}\n"
+    request = daemon.requests("Authenticate")[0]
+    assert (request.registry, request.auth.username, request.auth.password) == ("registry.example", "me", "s3cret")
+    daemon.script["PushImage"] = STEPS
+    for name, known in ((NAME, True), ("other.example/app", False)):
+        assert run(daemon, "push", "-q", name) == 0
+        assert daemon.requests("PushImage")[-1].HasField("auth") == known
+    auth = daemon.requests("PushImage")[0].auth
+    assert (auth.username, auth.password, auth.registry) == ("me", "s3cret", "registry.example")
+    assert run(daemon, "logout", "registry.example") == 0
+    assert run(daemon, "logout", "registry.example") == 1
+    assert json.loads(where.read_text()) == {"auths": {}}
+
+
+def test_login_that_is_refused_keeps_nothing(
+    daemon: FakeDaemon, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    daemon.script["Authenticate"] = Refusal("UNAUTHENTICATED", "cannot log in")
+    assert log_in(daemon, monkeypatch) == 1
+    assert daemon.requests("Authenticate")[0].registry == "docker.io"
+    assert not (tmp_path / "docker").exists()
+
+
+def test_login_where_nobody_asks(daemon: FakeDaemon, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.script["Authenticate"] = registry_pb2.AuthenticateResponse()
+    assert log_in(daemon, monkeypatch, "registry.example") == 0
+    assert "asks for no credentials" in capsys.readouterr().err
+
+
+def test_login_needs_a_terminal_or_a_password(
+    daemon: FakeDaemon, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert run(daemon, "login", "registry.example") == 2
+    assert "stdin is not a terminal" in capsys.readouterr().err
+
+
+def test_a_broken_docker_config_is_told_and_passed_over(daemon: FakeDaemon, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text("{")
+    daemon.script["PushImage"] = STEPS
+    assert run(daemon, "push", "-q", NAME) == 0
+    assert "is not JSON" in capsys.readouterr().err
+
+
+def test_search(daemon: FakeDaemon, capsys: Capture) -> None:
+    found = [
+        registry_pb2.FoundRepository(name="nginx", description="A \x1b[31mserver " + "x" * 60, stars=9, official=True),
+        registry_pb2.FoundRepository(name="my/nginx"),
+    ]
+    daemon.script["SearchRegistry"] = registry_pb2.SearchRegistryResponse(results=found)
+    assert run(daemon, "search", "nginx", "--limit", "5", "-f", "is-official=true", "-f", "stars=3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"]
+    assert "\\x1b[31mserver" in lines[1] and "…" in lines[1] and lines[1].endswith("9       [OK]")
+    request = daemon.requests("SearchRegistry")[0]
+    assert (request.term, request.limit, request.official, request.min_stars) == ("nginx", 5, True, 3)
+    assert run(daemon, "search", "-q", "nginx") == 0
+    assert capsys.readouterr().out == "nginx\nmy/nginx\n"
+    assert run(daemon, "search", "--format", "json", "nginx") == 0
+    assert [entry["stars"] for entry in json.loads(capsys.readouterr().out)] == [9, 0]
+    assert run(daemon, "search", "nginx", "-f", "stars=many") == 2
+
+
+def test_lists_come_in_pages(daemon: FakeDaemon, capsys: Capture) -> None:
+    daemon.script["ListTags"] = lambda request, context: registry_pb2.ListTagsResponse(
+        tags=["2"] if request.page_token else ["1"], next_page_token="" if request.page_token else "more"
+    )
+    assert run(daemon, "registry", "tags", "registry.example/app") == 0
+    assert capsys.readouterr().out == "1\n2\n"
+    daemon.script["ListRepositories"] = registry_pb2.ListRepositoriesResponse(repositories=["a", "b/c"])
+    assert run(daemon, "registry", "ls", "registry.example", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == ["a", "b/c"]
+
+
+def test_referrers(daemon: FakeDaemon, capsys: Capture) -> None:
+    referrer = registry_pb2.Referrer(digest=DIGEST, artifact_type="application/x.sbom", size_bytes=1234)
+    daemon.script["ListReferrers"] = registry_pb2.ListReferrersResponse(subject="s", referrers=[referrer])
+    assert run(daemon, "registry", "referrers", NAME, "--artifact-type", "application/x.sbom") == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == [DIGEST, "application/x.sbom", "1.23kB"]
+    assert daemon.requests("ListReferrers")[0].artifact_type == "application/x.sbom"
+    assert run(daemon, "registry", "referrers", "-q", NAME) == 0
+    assert capsys.readouterr().out == f"{DIGEST}\n"
+    assert run(daemon, "registry", "referrers", "--format", "json", NAME) == 0
+    assert json.loads(capsys.readouterr().out)["referrers"][0]["digest"] == DIGEST
+
+
+def test_delete(daemon: FakeDaemon, capsys: Capture) -> None:
+    gone = Refusal("NOT_FOUND", "it is not there")
+    daemon.script["DeleteManifest"] = lambda request, context: (
+        registry_pb2.DeleteManifestResponse(digest=DIGEST) if request.reference == NAME else gone
+    )
+    assert run(daemon, "registry", "rm", "registry.example/none:1", NAME) == 1
+    assert capsys.readouterr() == (f"{NAME}\n", "moorage: it is not there\n")
+
+
+def test_manifests(daemon: FakeDaemon, capsys: Capture) -> None:
+    platform = image_pb2.Platform(os="linux", architecture="arm64", variant="v8")
+    index = registry_pb2.Index(
+        name=NAME, digest=DIGEST, entries=[registry_pb2.IndexEntry(digest=DIGEST, platform=platform)]
+    )
+    raw = b'{"schemaVersion": 2,\n"manifests": []}'
+    daemon.script |= {
+        "CreateIndex": index,
+        "ListIndexes": registry_pb2.ListIndexesResponse(indexes=[index]),
+        "GetManifest": registry_pb2.GetManifestResponse(raw=raw, digest=DIGEST),
+        "PushIndex": STEPS,
+        "RemoveIndex": registry_pb2.RemoveIndexResponse(),
+    }
+    assert run(daemon, "manifest", "create", NAME, "a", "b", "--annotation", "k=v=w") == 0
+    request = daemon.requests("CreateIndex")[0]
+    assert (list(request.images), dict(request.annotations)) == (["a", "b"], {"k": "v=w"})
+    assert run(daemon, "manifest", "create", NAME, "a", "--annotation", "k") == 2
+    assert run(daemon, "manifest", "ls") == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == [NAME, "abababababab", "linux/arm64/v8"]
+    assert run(daemon, "manifest", "ls", "-q") == 0
+    assert capsys.readouterr().out == f"{NAME}\n"
+    assert run(daemon, "manifest", "inspect", NAME) == 0
+    assert json.loads(capsys.readouterr().out) == {"schemaVersion": 2, "manifests": []}
+    assert run(daemon, "manifest", "inspect", "--raw", NAME) == 0
+    assert capsys.readouterr().out == raw.decode()
+    assert run(daemon, "manifest", "push", NAME, "other.example/app") == 0
+    assert capsys.readouterr().out == f"{NAME}: {DIGEST}\n"
+    assert daemon.requests("PushIndex")[0].destination == "other.example/app"
+    assert run(daemon, "manifest", "rm", NAME) == 0
+    assert capsys.readouterr().out == f"{NAME}\n"
+
+
+@pytest.mark.parametrize("policy", ["always", "missing", "never"])
+def test_pull_policies(daemon: FakeDaemon, policy: str) -> None:
+    daemon.script["PullImage"] = [image_pb2.PullImageResponse(image=image_pb2.Image(id=DIGEST))]
+    assert run(daemon, "pull", "-q", "--policy", policy, "app") == 0
+    wanted = image_pb2.PullPolicy.Value(f"PULL_POLICY_{policy.upper()}")
+    assert daemon.requests("PullImage")[0].policy == wanted
