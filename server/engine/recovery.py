@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.lifecycle import Lifecycle
@@ -156,7 +156,7 @@ class Recovery:
         collected = self._graph.collect(set(containers))
         for image in self._graph.list():
             self._graph.drop_nameless(image.id, self._containers.using)
-        log.info("collected", extra={"what": str(collected)})
+        log.info("collected", extra=asdict(collected))
 
 
 def _status(container: Container, pod: PodStatus | None) -> ContainerStatus | None:

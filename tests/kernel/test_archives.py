@@ -179,3 +179,26 @@ def test_a_reader_that_leaves_ends_the_save(daemon: Daemon) -> None:
         process.stdout.close()
         process.wait(20)
     assert [job for job in json.loads(daemon.out("jobs", "--format", "json")) if job["verb"] == "save"] == []
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "dropped"])
+def test_blobs_are_kept_or_dropped_by_policy(tmp_path: Path, kept: bool) -> None:
+    settings = f"[registry]\nretries = 0\nkeep_blobs = {str(kept).lower()}"
+    with LoopbackRegistry() as registry, Daemon.temporary({"docker.io": registry.url}, settings=settings) as daemon:
+        push(registry.url, "library/busybox", "latest", build_busybox())
+        daemon.cli("pull", "busybox")
+        usage = json.loads(daemon.out("df", "--format", "json"))
+        assert usage["blobs"]["count"] == usage["blobs"]["in_use"] == (3 if kept else 2)
+        daemon.cli("save", "-o", str(tmp_path / "fetched.tar"), "busybox")
+        assert json.loads(daemon.out("df", "--format", "json"))["blobs"]["count"] == usage["blobs"]["count"]
+        registry.kill()
+        daemon.stop()
+        daemon.start()
+        saved = daemon.cli("save", "-o", str(tmp_path / "offline.tar"), "busybox", check=False)
+        if kept:
+            assert (tmp_path / "offline.tar").read_bytes() == (tmp_path / "fetched.tar").read_bytes()
+        else:
+            assert saved.returncode == 1
+            assert "its blob was not kept" in saved.stderr and "keep_blobs = true" in saved.stderr
+        daemon.cli("rmi", "busybox")
+        assert json.loads(daemon.out("df", "--format", "json"))["blobs"]["count"] == 0
