@@ -184,6 +184,10 @@ class Sample:
     cpu_throttled_ns: int
     memory: int
     working_set: int
+    rss: int
+    swap: int
+    page_faults: int
+    major_page_faults: int
     memory_limit: int
     pids: int
     pids_limit: int

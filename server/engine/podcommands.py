@@ -69,6 +69,9 @@ class PodSample:
     cpu_nano_cores: int | None
     memory: int
     working_set: int
+    rss: int
+    page_faults: int
+    major_page_faults: int
     pids: int
     rx_bytes: int
     tx_bytes: int

@@ -280,6 +280,11 @@ def check_resources(resources: Resources) -> None:
     for name in resources.unified:
         if not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)+", name):
             _refuse("resources.unified", f"{name!r} is not a file of a cgroup")
+    for size, most in resources.hugepages:
+        if not re.fullmatch(r"[1-9][0-9]{0,6}[KMG]B", size):
+            _refuse("resources.hugepage_limits", f"{size!r} is not a size of pages", "2MB or 1GB, for example")
+        if not 0 <= most <= MAX_INT64:
+            _refuse("resources.hugepage_limits", f"{most} bytes is too large")
     seen: set[str] = set()
     for limit in resources.rlimits:
         _rlimit(limit)

@@ -15,6 +15,8 @@ import pytest
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api.cri import common
 from moorage.server.api.cri.images import image
+from moorage.server.engine import commands
+from moorage.server.engine.job import JobState
 from moorage.server.errors import NotFound
 from moorage.server.model import Image
 from moorage.v1 import system_pb2
@@ -132,12 +134,23 @@ def test_the_rate_is_unset_until_there_are_two_samples(cri: Cri, pod: str) -> No
     assert first.attributes.id == container and dict(first.attributes.labels) == {"n": "1"}
     assert first.cpu.usage_core_nano_seconds.value > 0 and not first.cpu.HasField("usage_nano_cores")
     assert (first.memory.usage_bytes.value, first.memory.working_set_bytes.value) == (1000, 800)
+    assert (first.memory.rss_bytes.value, first.swap.swap_usage_bytes.value) == (600, 50)
+    assert (first.memory.page_faults.value, first.memory.major_page_faults.value) == (40, 4)
     assert first.writable_layer.used_bytes.value == 4096 and Path(first.writable_layer.fs_id.mountpoint).is_dir()
     while True:
         second = cri.runtime.ContainerStats(pb.ContainerStatsRequest(container_id=container)).stats
         if second.cpu.timestamp != first.cpu.timestamp:
             break
     assert second.cpu.HasField("usage_nano_cores")
+
+
+def test_a_poll_of_statistics_ends_as_it_should(cri: Cri, pod: str, house: House) -> None:
+    """In the audit log, a job that is left in the middle is one whose caller hung up."""
+    container = cri.started(pod)
+    cri.runtime.ListContainerStats(pb.ListContainerStatsRequest())
+    cri.runtime.ContainerStats(pb.ContainerStatsRequest(container_id=container))
+    ended = [job for job in house.daemon.engine.jobs(ended=True) if isinstance(job.command, commands.Stats)]
+    assert {job.state for job in ended} == {JobState.DONE}
 
 
 def test_statistics_are_filtered(cri: Cri, pod: str) -> None:
@@ -168,6 +181,7 @@ def test_a_pods_statistics(cri: Cri, pod: str) -> None:
         time.sleep(0.01)
     assert stats.attributes.id == pod and dict(stats.attributes.labels) == {"app": "stats"}
     assert stats.linux.process.process_count.value == 3
+    assert (stats.linux.memory.rss_bytes.value, stats.linux.memory.page_faults.value) == (600, 40)
     assert not stats.linux.HasField("network"), "the passive driver makes no interface"
     assert [each.attributes.id for each in stats.linux.containers] == [container]
     wanted = pb.PodSandboxStatsFilter(id=pod, label_selector={"app": "stats"})

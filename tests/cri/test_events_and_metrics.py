@@ -113,6 +113,9 @@ def test_statistics_of_a_container(cri: Cri) -> None:
     assert stats.cpu.usage_core_nano_seconds.value > 0
     assert stats.memory.working_set_bytes.value > 0
     assert stats.cpu.timestamp > 0
+    assert stats.memory.rss_bytes.value > 0
+    assert stats.memory.page_faults.value > stats.memory.major_page_faults.value
+    assert stats.swap.timestamp > 0 and stats.swap.HasField("swap_usage_bytes")
     assert stats.writable_layer.fs_id.mountpoint
     assert stats.writable_layer.used_bytes.value >= 3_000_000
     assert stats.writable_layer.inodes_used.value > 1
@@ -147,6 +150,8 @@ def test_statistics_of_a_pod(cri: Cri) -> None:
     assert stats.attributes.metadata == pod.config.metadata
     assert stats.linux.cpu.usage_core_nano_seconds.value > 0
     assert stats.linux.memory.usage_bytes.value > 0
+    assert stats.linux.memory.rss_bytes.value > 0
+    assert stats.linux.memory.page_faults.value > 0
     assert stats.linux.network.default_interface.name == "eth0"
     assert stats.linux.process.process_count.value > 0
     assert [one.attributes.id for one in stats.linux.containers] == [box.id]

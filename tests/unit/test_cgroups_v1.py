@@ -107,6 +107,21 @@ def test_a_limit_without_its_controller_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+def test_huge_pages_are_limited_where_the_controller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = {"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}, {"pageSize": "1GB", "limit": 0}]}
+
+    def make(path: str) -> None:
+        Path(path).mkdir()
+        (Path(path) / "hugetlb.2MB.limit_in_bytes").touch()
+
+    monkeypatch.setattr(files, "make", make)
+    v1.V1Manager([v1.Hierarchy(str(tmp_path), frozenset({"hugetlb"}))]).cgroup("/a").create(resources)
+    assert (tmp_path / "a" / "hugetlb.2MB.limit_in_bytes").read_text() == str(4 << 20)
+    assert len(list((tmp_path / "a").iterdir())) == 1
+    v1.V1Manager([v1.Hierarchy(str(tmp_path), frozenset({"freezer"}))]).cgroup("/b").create(resources)
+    assert "hugetlb" in v1.CONTROLLERS
+
+
 def test_no_limit_reads_as_0() -> None:
     assert files.number("memory_limit")(b"9223372036854771712\n") == {"memory_limit": 0}
     assert files.number("memory_limit")(b"4096\n") == {"memory_limit": 4096}
@@ -118,3 +133,5 @@ def test_keyed_takes_whole_keys() -> None:
     assert files.keyed("memory_inactive_file", "total_inactive_file")(content) == {"memory_inactive_file": 2}
     assert files.keyed("oom_kills", "oom_kill")(b"oom_kill_disable 0\nunder_oom 0\noom_kill 4\n") == {"oom_kills": 4}
     assert files.keyed("oom_kills", "absent")(content) == {"oom_kills": 0}
+    several = files.several(memory_inactive_file="total_inactive_file", memory_swap="absent")
+    assert several(content) == {"memory_inactive_file": 2, "memory_swap": 0}

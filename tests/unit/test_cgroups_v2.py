@@ -30,7 +30,9 @@ INTERFACE = {
     "memory.events": "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n",
     "memory.low": "",
     "memory.max": "",
-    "memory.stat": "anon 1\nactive_file 9\ninactive_file 512\n",
+    "memory.stat": "anon 300\nactive_file 9\ninactive_file 512\npgfault 44\npgmajfault 5\n",
+    "memory.swap.current": "64\n",
+    "hugetlb.2MB.max": "",
     "memory.swap.max": "",
     "pids.current": "3\n",
     "pids.max": "",
@@ -122,6 +124,13 @@ def test_without_swap_accounting(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (root / "a/memory.max").read_text() == str(8 << 20)
 
 
+def test_huge_pages_are_limited_where_the_kernel_counts_them(root: Path) -> None:
+    limits = [{"pageSize": "2MB", "limit": 4 << 20}, {"pageSize": "16GB", "limit": 0}]
+    v2.V2Manager(str(root)).cgroup("/a").create({"hugepageLimits": limits})
+    assert (root / "a/hugetlb.2MB.max").read_text() == str(4 << 20)
+    assert not (root / "a/hugetlb.16GB.max").exists()
+
+
 def test_all_or_nothing(root: Path) -> None:
     cgroup = v2.V2Manager(str(root)).cgroup("/moorage/a")
     with pytest.raises(CgroupError) as caught:
@@ -149,6 +158,10 @@ def test_stats(root: Path) -> None:
         memory_usage=4096,
         memory_inactive_file=512,
         memory_limit=8 << 20,
+        memory_rss=300,
+        memory_swap=64,
+        page_faults=44,
+        major_page_faults=5,
         pids=3,
         pids_limit=0,
         io_read_bytes=101,

@@ -136,10 +136,12 @@ class StatsCalls(Calls):
 
     async def _samples(self, caller: Context, *ids: str) -> dict[str, commands.Sample]:
         """What the containers use now that run, by ID."""
+        found: dict[str, commands.Sample] = {}
+        # To its end, which comes after the first: a stream that is left is a caller who hung up.
         async with aclosing(self._engine.stream(commands.Stats(ids), caller)) as items:
             async for samples in items:
-                return {sample.id: sample for sample in samples}
-        return {}
+                found = {sample.id: sample for sample in samples}
+        return found
 
     def _pod_message(self, sample: pods.PodSample, containers: dict[str, Container]) -> pb.PodSandboxStats:
         config = sample.pod.config
@@ -158,9 +160,7 @@ class StatsCalls(Calls):
             ),
             linux=pb.LinuxPodSandboxStats(
                 cpu=_cpu(when, sample.cpu_ns, sample.cpu_nano_cores),
-                memory=pb.MemoryUsage(
-                    timestamp=when, working_set_bytes=_value(sample.working_set), usage_bytes=_value(sample.memory)
-                ),
+                memory=_memory(sample, when),
                 network=_network(sample, when),
                 process=pb.ProcessUsage(timestamp=when, process_count=_value(sample.pids)),
                 containers=members,
@@ -188,16 +188,21 @@ class StatsCalls(Calls):
         )
         if sample is not None:
             message.cpu.CopyFrom(_cpu(sample.time_ns, sample.cpu_ns, sample.cpu_nano_cores))
-            message.memory.CopyFrom(_memory(sample))
+            message.memory.CopyFrom(_memory(sample, sample.time_ns, sample.memory_limit))
+            message.swap.CopyFrom(pb.SwapUsage(timestamp=sample.time_ns, swap_usage_bytes=_value(sample.swap)))
         return message
 
 
-def _memory(sample: commands.Sample) -> pb.MemoryUsage:
+def _memory(sample: commands.Sample | pods.PodSample, when: int, limit: int | None = None) -> pb.MemoryUsage:
+    """What is available stays unset where no limit is known."""
     return pb.MemoryUsage(
-        timestamp=sample.time_ns,
+        timestamp=when,
         working_set_bytes=_value(sample.working_set),
-        available_bytes=_value(max(0, sample.memory_limit - sample.working_set)),
+        available_bytes=None if limit is None else _value(max(0, limit - sample.working_set)),
         usage_bytes=_value(sample.memory),
+        rss_bytes=_value(sample.rss),
+        page_faults=_value(sample.page_faults),
+        major_page_faults=_value(sample.major_page_faults),
     )
 
 

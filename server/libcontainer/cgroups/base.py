@@ -46,6 +46,10 @@ class CgroupStats:
     memory_usage: int = 0
     memory_inactive_file: int = 0
     memory_limit: int = 0
+    memory_rss: int = 0
+    memory_swap: int = 0
+    page_faults: int = 0
+    major_page_faults: int = 0
     pids: int = 0
     pids_limit: int = 0
     io_read_bytes: int = 0

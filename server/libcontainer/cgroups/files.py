@@ -221,3 +221,13 @@ def keyed(field: str, key: str, factor: int = 1) -> Parser:
         return {field: int(content[at + len(needle) - 1 :].split(None, 1)[0]) * factor}
 
     return parse
+
+
+def several(**keys: str) -> Parser:
+    """A file of `key value` lines, of which several are wanted: keys by field."""
+    parsers = [keyed(field, key) for field, key in keys.items()]
+
+    def parse(content: bytes) -> Mapping[str, int]:
+        return {field: value for parser in parsers for field, value in parser(content).items()}
+
+    return parse

@@ -13,7 +13,7 @@ from typing import Any
 from moorage.server.libcontainer.cgroups import files
 from moorage.server.libcontainer.cgroups.base import CgroupError, CgroupStats, Resources, Sampler, checked
 
-CONTROLLERS = frozenset({"cpu", "cpuacct", "memory", "pids", "devices", "freezer", "blkio", "cpuset"})
+CONTROLLERS = frozenset({"cpu", "cpuacct", "memory", "pids", "devices", "freezer", "blkio", "cpuset", "hugetlb"})
 
 MEMSW = "memory.memsw.limit_in_bytes"
 
@@ -52,7 +52,11 @@ def settings(resources: Resources) -> list[Setting]:
         # The bfq scheduler has its own name for it.
         _setting(resources.get("blockIO") or {}, "weight", "blkio", "blkio.weight", "blkio.bfq.weight"),
     ]
-    return [each for each in plain if each] + _pids(resources.get("pids") or {})
+    huge = [
+        Setting("hugetlb", (f"hugetlb.{limit['pageSize']}.limit_in_bytes",), str(limit["limit"]), optional=True)
+        for limit in resources.get("hugepageLimits") or []
+    ]
+    return [each for each in plain if each] + _pids(resources.get("pids") or {}) + huge
 
 
 def _setting(
@@ -96,7 +100,17 @@ SOURCES: tuple[tuple[str, str, files.Parser], ...] = (
     ("cpuacct", "cpuacct.usage", files.number("cpu_usage_ns")),
     ("cpu", "cpu.stat", files.keyed("cpu_throttled_ns", "throttled_time")),
     ("memory", "memory.usage_in_bytes", files.number("memory_usage")),
-    ("memory", "memory.stat", files.keyed("memory_inactive_file", "total_inactive_file")),
+    (
+        "memory",
+        "memory.stat",
+        files.several(
+            memory_inactive_file="total_inactive_file",
+            memory_rss="total_rss",
+            memory_swap="total_swap",
+            page_faults="total_pgfault",
+            major_page_faults="total_pgmajfault",
+        ),
+    ),
     ("memory", "memory.limit_in_bytes", files.number("memory_limit")),
     ("memory", "memory.oom_control", files.keyed("oom_kills", "oom_kill")),
     ("pids", "pids.current", files.number("pids")),
@@ -142,6 +156,9 @@ class V1Cgroup:
 
     def _set(self, setting: Setting) -> None:
         directory = self._directories.get(setting.controller)
+        if directory is None and setting.controller == "hugetlb":
+            # Many machines do without the controller; orchestrators name a limit of huge pages for every container all the same.
+            return
         if directory is None:
             raise CgroupError(errno.ENODEV, "write", f"{setting.files[0]} (no such controller)", setting.value)
         for name in setting.files:

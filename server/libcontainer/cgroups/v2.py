@@ -13,7 +13,7 @@ from typing import Any
 from moorage.server.libcontainer.cgroups import devices, files
 from moorage.server.libcontainer.cgroups.base import CgroupError, CgroupStats, Resources, Sampler, checked
 
-CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
+CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ def settings(resources: Resources) -> list[Setting]:
         *_cpu(resources.get("cpu") or {}),
         *_pids(resources.get("pids") or {}),
         *_io_weight(resources.get("blockIO") or {}),
+        # Not every machine has the controller, nor every size of page.
+        *(
+            Setting(f"hugetlb.{limit['pageSize']}.max", str(limit["limit"]), optional=True)
+            for limit in resources.get("hugepageLimits") or []
+        ),
         *(Setting(name, value) for name, value in (resources.get("unified") or {}).items()),
     ]
 
@@ -107,7 +112,16 @@ def _io(content: bytes) -> Mapping[str, int]:
 SOURCES: tuple[tuple[str, files.Parser], ...] = (
     ("cpu.stat", _cpu_stat),
     ("memory.current", files.number("memory_usage")),
-    ("memory.stat", files.keyed("memory_inactive_file", "inactive_file")),
+    (
+        "memory.stat",
+        files.several(
+            memory_inactive_file="inactive_file",
+            memory_rss="anon",
+            page_faults="pgfault",
+            major_page_faults="pgmajfault",
+        ),
+    ),
+    ("memory.swap.current", files.number("memory_swap")),
     ("memory.max", files.number("memory_limit")),
     ("memory.events", files.keyed("oom_kills", "oom_kill")),
     ("pids.current", files.number("pids")),
