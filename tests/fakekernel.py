@@ -31,6 +31,7 @@ from moorage.server.execdriver.base import (
     Started,
 )
 from moorage.server.graph.drivers.base import UNLIMITED, DriverStatus, RootfsMount, WritableLayer
+from moorage.server.graph.garbage import Collected
 from moorage.server.libcontainer.cgroups import CgroupStats
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import DiskUsage, ExitStatus, Image, ImageConfig, Layer, Platform
@@ -316,9 +317,9 @@ class FakeGraph:
     def rootfs_usage(self, container_id: str) -> DiskUsage:
         return DiskUsage(4096, 2)
 
-    def collect(self, containers: set[str]) -> Mapping[str, int]:
+    def collect(self, containers: set[str]) -> Collected:
         self.roots &= containers
-        return {}
+        return Collected(0, 0, 0, 0, 0)
 
 
 class FakeCgroup:
