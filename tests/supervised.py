@@ -95,8 +95,18 @@ def _child(body: Callable[[], None], writer: int) -> None:
         status = 0
     except BaseException:
         os.write(writer, traceback.format_exc().encode())
+        _kill_children()
     finally:
         os._exit(status)
+
+
+def _kill_children() -> None:
+    """End what a test that failed left running; orphans come to us one after the other."""
+    own = Path(f"/proc/self/task/{os.getpid()}/children")
+    while children := own.read_text().split():
+        for pid in children:
+            os.kill(int(pid), signal.SIGKILL)
+        os.waitpid(-1, 0)
 
 
 class Image:
