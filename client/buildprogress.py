@@ -83,7 +83,8 @@ class Plain:
 
     def _tell(self, step: int, line: bytes) -> None:
         passed = time.monotonic() - self._began.get(step, time.monotonic())
-        text = line.rstrip(b"\r").decode("utf-8", "replace")
+        # Of a line that was written over, what was there last.
+        text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
         self._line(f"#{step} {passed:.3f} {format.printable(text)}")
 
 
