@@ -102,7 +102,8 @@ class Check:
         return tuple(sorted(direct | {image for layer in layers for image in self._images_with(layer)}))
 
     def _images_with(self, chain_id: str) -> set[str]:
-        return {name.partition("/")[0] for name in self._db.names(USED_BY, chain_id)}
+        """The images that have a layer; the build cache, which may hold it too, is none."""
+        return {name.partition("/")[0] for name in self._db.names(USED_BY, chain_id)} - {"build"}
 
     def _layers(self) -> Iterator[Finding]:
         present = self._driver.layers()
