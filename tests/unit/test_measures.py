@@ -1,12 +1,9 @@
-"""Figures of cgroups of both versions, who a process is, and whose registry credentials are for."""
+"""Figures of cgroups of both versions, and who a process is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from moorage.server.engine.imagenames import same_registry
 from moorage.server.engine.measures import identity
 from moorage.server.engine.podcommands import Identity
 from moorage.server.libcontainer.cgroups.figures import FigureReader
@@ -99,18 +96,3 @@ def test_a_process_is_told_in_numbers_of_its_user_namespace() -> None:
     assert identity(STATUS, None) == Identity(100005, 100002, (7, 100009))
     config = PodConfig("p", "n", "u", users=(IdMap(0, 100000, 100),), groups_map=(IdMap(0, 100000, 100),))
     assert identity(STATUS, PodRecord("i", config, "ready", 1)) == Identity(5, 2, (7, 9))
-
-
-@pytest.mark.parametrize(
-    ("reference", "server", "same"),
-    [
-        ("base", "https://index.docker.io/v1/", True),
-        ("docker.io/x/y", "registry-1.docker.io", True),
-        ("registry.example:5000/x", "registry.example:5000", True),
-        ("registry.example/x", "http://registry.example/v2/", True),
-        ("registry.example/x", "registry.example.evil", False),
-        ("base", "registry.example", False),
-    ],
-)
-def test_credentials_are_for_one_registry(reference: str, server: str, same: bool) -> None:
-    assert same_registry(reference, server) is same

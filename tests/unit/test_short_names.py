@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from moorage.server.engine.registrycommands import Given, for_registry
 from moorage.server.errors import InvalidArgument
 from moorage.server.registry.config import from_toml
+from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.reference import ShortNames
 
 DIGEST = "sha256:" + "a" * 64
@@ -62,3 +64,28 @@ def test_in_the_configuration() -> None:
     ):
         with pytest.raises(InvalidArgument, match=key):
             from_toml(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "server", "shown"),
+    [
+        ("base", "https://index.docker.io/v1/", True),
+        ("docker.io/x/y", "registry-1.docker.io", True),
+        ("registry.example:5000/x", "registry.example:5000", True),
+        ("registry.example/x", "http://registry.example/v2/", True),
+        ("registry.example/x", "", True),
+        ("registry.example/x", "registry.example.evil", False),
+        ("base", "registry.example", False),
+    ],
+)
+def test_credentials_are_for_one_registry(text: str, server: str, shown: bool) -> None:
+    auth = RegistryAuth("me", "s3cret")
+    assert for_registry(Given(auth, server), ShortNames().parse(text).domain) == (auth if shown else None)
+
+
+def test_an_alias_does_not_take_credentials_elsewhere() -> None:
+    """Docker Hub's are not for where an alias leads, nor the default registry's for Docker Hub."""
+    given = Given(RegistryAuth("me", "s3cret"), "docker.io")
+    assert for_registry(given, MINE.parse("busybox").domain) is None
+    assert for_registry(given, MINE.parse("nginx").domain) is None
+    assert for_registry(given, MINE.parse("team/app").domain) == given.auth

@@ -17,7 +17,7 @@ from moorage.cri.v1 import api_pb2_grpc
 from moorage.server.api import context as ctx
 from moorage.server.api.cri import common
 from moorage.server.api.cri.calls import Calls, Ctx
-from moorage.server.engine import commands, imagenames
+from moorage.server.engine import commands
 from moorage.server.engine.job import Context
 from moorage.server.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from moorage.server.model import Image
@@ -49,9 +49,10 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
 
     async def PullImage(self, request: pb.PullImageRequest, context: Ctx) -> pb.PullImageResponse:
         reference = request.image.image
-        given = auth(request.auth, reference) if request.HasField("auth") else None
+        given = auth(request.auth) if request.HasField("auth") else None
+        command = commands.Pull(reference, None, given, request.auth.server_address)
         pulled: Image | None = None
-        async with aclosing(self._engine.stream(commands.Pull(reference, None, given), ctx.of(context))) as steps:
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
             async for step in steps:
                 pulled = step.image or pulled
         if pulled is None:
@@ -127,10 +128,8 @@ def image(value: Image, pinned: set[str]) -> pb.Image:
     )
 
 
-def auth(message: pb.AuthConfig, reference: str) -> commands.RegistryAuth | None:
-    """Credentials for a pull; none when they are for another registry than the image's. Raises InvalidArgument."""
-    if message.server_address and not imagenames.same_registry(reference, message.server_address):
-        return None
+def auth(message: pb.AuthConfig) -> commands.RegistryAuth | None:
+    """Credentials for a pull; the engine passes them over when `server_address` is not the image's registry. Raises InvalidArgument."""
     username, password = message.username, message.password
     if message.auth and not username:
         try:
