@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import zstandard
 from isal import igzip
@@ -30,6 +30,9 @@ MAX_BYTES = 256 << 30
 _BLOB = re.compile(rb"blobs/sha256/([0-9a-f]{64})")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _MAX_WINDOW = 128 << 20
+_MAX_RATIO = 400
+_SMALL = 64 << 20
+"""Below this many bytes nothing is called a bomb."""
 _DAMAGE = (zstandard.ZstdError, EOFError, OSError)
 
 
@@ -55,17 +58,19 @@ class Contents:
 
 
 def plain(stream: Reader) -> BinaryIO:
-    """The stream, decompressed where it begins like gzip or zstd; buffered."""
+    """The stream, decompressed where it begins like gzip or zstd; buffered. What unpacks to too many times its size raises
+    ResourceExhausted when it does."""
     first = stream.read(4)
-    raw = cast(BinaryIO, io.BufferedReader(_Replayed(first, stream), 1 << 20))
+    source = _Replayed(first, stream)
+    raw = cast(BinaryIO, io.BufferedReader(source, 1 << 20))
     kind = next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), "")
     if kind == "gzip":
         unzipped = igzip.IGzipFile(fileobj=raw)  # type: ignore[no-untyped-call]
-        return cast(BinaryIO, io.BufferedReader(unzipped, 1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_Bounded(unzipped, source), 1 << 20))
     if kind == "zstd":
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         reader = decompressor.stream_reader(raw, read_size=1 << 20, read_across_frames=True)
-        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader), 1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_Bounded(reader, source), 1 << 20))
     return raw
 
 
@@ -197,16 +202,40 @@ class _Replayed(io.RawIOBase):
     def __init__(self, first: bytes, stream: Reader) -> None:
         super().__init__()
         self._first, self._stream = first, stream
+        self.taken = len(first)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: object) -> int:
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self._first[: len(view)] or self._stream.read(len(view))
+        data = self._first[: len(view)]
+        if not data:
+            data = self._stream.read(len(view))
+            self.taken += len(data)
         self._first = self._first[len(view) :]
         view[: len(data)] = data
         return len(data)
+
+
+class _Bounded(io.RawIOBase):
+    """What a decompressor gives, as long as that is in proportion to what it took."""
+
+    def __init__(self, decompressed: Any, source: _Replayed) -> None:
+        super().__init__()
+        self._decompressed, self._source = decompressed, source
+        self._given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        count = int(self._decompressed.readinto(buffer))
+        self._given += count
+        if self._given > max(_SMALL, self._source.taken * _MAX_RATIO):
+            message = f"the archive unpacks to more than {_MAX_RATIO} times its size"
+            raise ResourceExhausted(message, reason="ARCHIVE_TOO_LARGE", hint="it looks like a decompression bomb")
+        return count
 
 
 def refused(entry: Entry, why: str) -> InvalidArgument:

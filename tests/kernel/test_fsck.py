@@ -131,5 +131,6 @@ def test_a_daemon_killed_at_any_moment_leaves_a_whole_store(daemon: Daemon) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_daemon_killed_at_fifty_moments_leaves_a_whole_store(daemon: Daemon) -> None:
     killed_at_random(daemon, 50, seed=2)

@@ -7,15 +7,16 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from moorage.server.cancel import CancelToken
 from moorage.server.engine.archives import Archive as ImageArchive
 from moorage.server.engine.archives import Found
-from moorage.server.errors import Cancelled, MoorageError
+from moorage.server.errors import Cancelled, MoorageError, ResourceExhausted
 from moorage.server.graph import unarchive
 from moorage.server.model import Platform
 from tests.archives import Archive
@@ -116,6 +117,15 @@ def test_an_older_archive_with_links_and_compressed_layers(house: House) -> None
     (found,) = load(house, archive)
     assert [blob.diff_id for blob in found.blobs] == [digest(layers[0]), digest(layers[1]), digest(layers[0])]
     assert found.names == ("docker.io/library/x:1",)
+
+
+@pytest.mark.parametrize("compress", [lambda data: gzip.compress(data, 9), zstandard.ZstdCompressor().compress])
+def test_a_bomb_is_refused_before_it_fills_the_disk(house: House, compress: Callable[[bytes], bytes]) -> None:
+    bomb = compress(hostile(("blobs/sha256/" + "0" * 64, bytes(100 << 20))))
+    with pytest.raises(ResourceExhausted, match="more than 400 times its size"):
+        load(house, bomb)
+    assert house.content.digests() == set()
+    assert list((house.root / "content" / "drafts").iterdir()) == []
 
 
 def test_a_cancelled_load_leaves_nothing(house: House) -> None:
