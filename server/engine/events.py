@@ -54,9 +54,22 @@ class EventLog:
     def _start(self, command: commands.Events) -> int:
         if command.after is not None:
             return command.after
-        if command.since_ns or (command.until_ns and command.until_ns <= time.time_ns()):
+        if command.since_ns:
+            return self._before(command.since_ns)
+        if command.until_ns and command.until_ns <= time.time_ns():
             return max(0, self._db.first_sequence - 1)
         return self._db.last_sequence
+
+    def _before(self, time_ns: int) -> int:
+        """The last event that is older, looked for from the newest backwards: most ask for what is from now on."""
+        first, position = self._db.first_sequence, self._db.last_sequence
+        while position >= first:
+            page = self._db.events(max(position - BATCH, first - 1), BATCH)
+            older = [event.sequence for event in page if event.time_ns < time_ns and event.sequence <= position]
+            if older:
+                return older[-1]
+            position -= BATCH
+        return max(0, first - 1)
 
     def _gap(self, position: int) -> list[Event]:
         """The event that stands for those no longer kept, if the reader's next is one of them."""

@@ -278,3 +278,19 @@ def test_removing_drops_every_name_and_may_be_done_by_many_at_once(cri: Cri, hou
         list(pool.map(call, range(8)))
     assert removals and set(removals) == {other.id}
     assert not cri.images.ImageStatus(pb.ImageStatusRequest(image=spec("other:1"))).HasField("image")
+
+
+def test_a_reader_that_is_too_slow_is_told_what_it_missed(
+    cri: Cri, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = house.daemon.rooms.db
+    monkeypatch.setattr(db, "_event_limit", 100)
+    events = cri.runtime.GetContainerEvents(pb.GetEventsRequest())
+    events.initial_metadata()
+    with db.transaction() as tx:
+        for _ in range(20_000):
+            tx.event("pod", "start", "f" * 64, "")
+    with pytest.raises(grpc.RpcError, match="are no longer kept: their reader was too slow") as lost:
+        for _ in events:
+            continue
+    assert lost.value.code() == grpc.StatusCode.DATA_LOSS

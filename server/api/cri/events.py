@@ -12,7 +12,7 @@ from moorage.server.api.cri.calls import Calls, Ctx
 from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
 from moorage.server.engine.job import Context
-from moorage.server.errors import NotFound
+from moorage.server.errors import DataLoss, NotFound
 from moorage.server.model import Event
 
 TYPES = {
@@ -28,7 +28,11 @@ TYPES = {
 
 
 class EventCalls(Calls):
-    """Events of containers, and of pods under the pod's ID. A slow reader delays only itself."""
+    """Events of containers, and of pods under the pod's ID.
+
+    A slow reader delays only itself; when what it has not read is no longer kept, its stream ends in an error that says so, as CRI has no
+    message for that: a kubelet then lists everything and subscribes anew.
+    """
 
     async def GetContainerEvents(
         self, request: pb.GetEventsRequest, context: Ctx
@@ -43,6 +47,8 @@ class EventCalls(Calls):
         await context.send_initial_metadata(())
         async with aclosing(self._engine.stream(command, caller)) as items:
             async for event in items:
+                if event.kind == "gap":
+                    raise _lost(event)
                 # A container without a pod is not CRI's.
                 pod_id = event.id if event.kind == "pod" else event.attributes.get("pod")
                 if pod_id and (event.kind, event.action) in TYPES:
@@ -63,3 +69,14 @@ class EventCalls(Calls):
         message.pod_sandbox_status.CopyFrom(status)
         message.containers_statuses.extend(containers)
         return message
+
+
+def _lost(gap: Event) -> DataLoss:
+    first, last = gap.attributes["first"], gap.attributes["last"]
+    return DataLoss(
+        f"events {first} to {last} are no longer kept: their reader was too slow",
+        reason="EVENTS_LOST",
+        hint="list pods and containers, then subscribe anew",
+        first=first,
+        last=last,
+    )
