@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from moorage.v1 import image_pb2, network_pb2, registry_pb2, runtime_pb2, system_pb2
+from moorage.v1 import build_pb2, image_pb2, network_pb2, registry_pb2, runtime_pb2, system_pb2
 
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -52,7 +52,7 @@ class FakeDaemon:
             server = grpc.server(
                 pool, options=(("grpc.max_receive_message_length", 16 << 20), ("grpc.so_reuseport", 0))
             )
-            for module in (image_pb2, network_pb2, registry_pb2, runtime_pb2, system_pb2):
+            for module in (build_pb2, image_pb2, network_pb2, registry_pb2, runtime_pb2, system_pb2):
                 for service in module.DESCRIPTOR.services_by_name.values():
                     handlers = {method.name: self._handler(method) for method in service.methods}
                     server.add_generic_rpc_handlers(
