@@ -248,7 +248,8 @@ def _cri(config: Config, engine: Engine, rooms: Rooms) -> Setting:
         user_namespaces=rooms.exec_driver.maps_owners(config.root),
         pressure=rooms.cgroups.version == 2,
     )
-    return Setting(engine, streaming, cri, Path(config.root), VERSION, features)
+    network = rooms.network_drivers[config.network.pods]
+    return Setting(engine, streaming, cri, Path(config.root), VERSION, network, features)
 
 
 def _setup(config: Config, rooms: Rooms) -> Setup:

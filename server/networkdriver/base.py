@@ -75,3 +75,7 @@ class NetworkDriver(Protocol):
     def check(self) -> bool:
         """Whether what the driver keeps on the host had gone (somebody flushed the rules) and has been put back. Cheap; called often."""
         ...
+
+    def obstacle(self) -> str:
+        """Why nothing can be attached now, empty when it can. Cheap: asked by a kubelet every few seconds."""
+        ...

@@ -183,6 +183,10 @@ class BridgeDriver:
         """Restore the nft table if somebody flushed or changed it; answer whether that was so. Cheap: call it every second."""
         return self._firewall.check()
 
+    def obstacle(self) -> str:
+        """Why nothing can be attached now."""
+        return self._firewall.obstacle()
+
     def settle(self, timeout: float) -> bool:
         """Wait for the links of detached containers to be gone; False when some are still there after `timeout` seconds."""
         return self._reaper.settle(timeout)

@@ -127,6 +127,15 @@ class CniDriver:
         """Nothing is kept on the host but by the plugins."""
         return False
 
+    def obstacle(self) -> str:
+        """What is missing of the configuration, or of the plugins it names."""
+        try:
+            for plugin in cniconfig.load(self._conf_dir).plugins:
+                cniconfig.find(plugin["type"], self._bin_dirs)
+        except (MoorageError, OSError) as error:
+            return str(error)
+        return ""
+
     def destroy(self) -> None:
         """Nothing is kept on the host but by the plugins."""
 

@@ -112,7 +112,7 @@ def run(
         "CNI_ARGS": call.args,
         "CNI_PATH": ":".join(bin_dirs),
     }
-    program = _find(kind, bin_dirs)
+    program = find(kind, bin_dirs)
     try:
         done = subprocess.run(
             [program], env=environment, input=json.dumps(config).encode(), capture_output=True, timeout=SECONDS
@@ -129,7 +129,8 @@ def run(
         raise Internal(f"CNI plugin {kind} answers {command} with what is not JSON: {error}") from error
 
 
-def _find(kind: str, directories: Sequence[str]) -> str:
+def find(kind: str, directories: Sequence[str]) -> str:
+    """The path of a plugin. Raises FailedPrecondition when it is in none of the directories."""
     if "/" not in kind:
         for directory in directories:
             if os.access(f"{directory}/{kind}", os.X_OK):

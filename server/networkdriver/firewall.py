@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable
 
-from moorage.server.errors import Internal
+from moorage.server.errors import Internal, MoorageError
 from moorage.server.networkdriver import rules
 from moorage.server.networkdriver.nftables import Nftables
 from moorage.server.networkdriver.rules import Forwarding, NetworkRules
@@ -91,6 +91,14 @@ class Firewall:
                 return False
             self._build()
             return True
+
+    def obstacle(self) -> str:
+        """Why rules cannot be made, empty when the kernel answers for them."""
+        try:
+            self._nft.generation()
+        except (MoorageError, OSError) as error:
+            return f"nftables does not answer: {error}"
+        return ""
 
     def delete(self) -> None:
         """Delete the table; missing is fine."""

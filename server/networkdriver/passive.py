@@ -62,5 +62,9 @@ class PassiveDriver:
         """Nothing is kept on the host."""
         return False
 
+    def obstacle(self) -> str:
+        """There is nothing to attach."""
+        return ""
+
     def destroy(self) -> None:
         """Nothing is kept on the host."""

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.model import IdMap, PortMapping
+from moorage.server.networkdriver.passive import PassiveDriver
 from tests.api.conftest import House
 from tests.api.crihouse import Cri, refused
 
@@ -51,6 +52,24 @@ def test_status_tells_conditions_handlers_and_features(cri: Cri) -> None:
     config = cri.runtime.RuntimeConfig(pb.RuntimeConfigRequest())
     assert config.linux.cgroup_driver == pb.CGROUPFS
     cri.runtime.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest())
+
+
+def test_the_network_is_not_ready_when_its_driver_says_why(
+    cri: Cri, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def condition() -> pb.RuntimeCondition:
+        conditions = cri.runtime.Status(pb.StatusRequest()).status.conditions
+        return next(each for each in conditions if each.type == "NetworkReady")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PassiveDriver, "obstacle", lambda self: "there is no CNI network")
+        found = condition()
+        assert (found.status, found.reason, found.message) == (
+            False,
+            "NetworkPluginNotReady",
+            "there is no CNI network",
+        )
+    assert condition() == pb.RuntimeCondition(type="NetworkReady", status=True)
 
 
 def test_a_pod_comes_back_as_it_was_asked_for(cri: Cri) -> None:

@@ -18,6 +18,7 @@ from moorage.server.engine.engine import Engine
 from moorage.server.engine.job import Command, Context
 from moorage.server.errors import NotFound
 from moorage.server.model import Container, Image, PodRecord
+from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.streaming.server import StreamingServer
 
 Ctx = aio.ServicerContext[Any, Any]
@@ -44,6 +45,8 @@ class Setting:
     config: Cri
     root: Path
     version: str
+    network: NetworkDriver
+    """The driver of the network that pods join."""
     features: Features = Features()
 
 

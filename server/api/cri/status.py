@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from moorage.cri.v1 import api_pb2 as pb
@@ -11,6 +12,8 @@ NAME = "moorage"
 API_VERSION = "v1"
 KUBELET_API_VERSION = "0.1.0"
 """What every client of CRI calls the version of VersionRequest itself."""
+NETWORK_NOT_READY = "NetworkPluginNotReady"
+"""The reason that kubelets and their users know from other runtimes."""
 CGROUP_DRIVERS = {"cgroupfs": pb.CGROUPFS, "systemd": pb.SYSTEMD}
 
 
@@ -30,12 +33,19 @@ class StatusCalls(Calls):
         of_handler = pb.RuntimeHandlerFeatures(
             recursive_read_only_mounts=features.recursive_read_only, user_namespaces=features.user_namespaces
         )
+        obstacle = await asyncio.to_thread(self._setting.network.obstacle)
+        network = pb.RuntimeCondition(
+            type="NetworkReady",
+            status=not obstacle,
+            reason=NETWORK_NOT_READY if obstacle else "",
+            message=obstacle,
+        )
         handlers = dict.fromkeys(("", *self._setting.config.runtime_handlers))
         return pb.StatusResponse(
             status=pb.RuntimeStatus(
                 conditions=[
                     pb.RuntimeCondition(type="RuntimeReady", status=True),
-                    pb.RuntimeCondition(type="NetworkReady", status=True),
+                    network,
                 ]
             ),
             info={"config": _info(self._setting)} if request.verbose else {},
