@@ -5,16 +5,21 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from moorage.server.errors import InvalidArgument
+from moorage.server.errors import InvalidArgument, ResourceExhausted
 
 MAX_WINDOW = 128 << 20
 """Bytes that a zstd stream may have this process remember."""
+
+MAX_RATIO = 500
+"""Times its own size that an archive may unpack to, beyond MIN_SUSPECT bytes."""
+MIN_SUSPECT = 64 << 20
 
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
@@ -50,8 +55,9 @@ def is_archive(file: BinaryIO) -> bool:
 
 @contextmanager
 def plain_tar(file: BinaryIO, what: str) -> Iterator[BinaryIO]:
-    """The tar in an archive. Raises InvalidArgument when it cannot be decompressed."""
-    yield cast(BinaryIO, _Checked(_opened(file), what))
+    """The tar in an archive. Raises InvalidArgument when it cannot be decompressed, ResourceExhausted for a bomb."""
+    size = file.seek(0, os.SEEK_END)
+    yield cast(BinaryIO, _Checked(_opened(file), what, max(MIN_SUSPECT, size * MAX_RATIO)))
 
 
 def _opened(file: BinaryIO) -> Any:
@@ -65,12 +71,15 @@ def _opened(file: BinaryIO) -> Any:
 
 
 class _Checked:
-    def __init__(self, stream: Any, what: str) -> None:
-        self._stream, self._what = stream, what
+    def __init__(self, stream: Any, what: str, limit: int) -> None:
+        self._stream, self._what, self._left = stream, what, limit
 
     def read(self, size: int) -> bytes:
         try:
             data: bytes = self._stream.read(size)
         except _FAULTS as error:
             raise InvalidArgument(f"{self._what}: cannot decompress: {error}") from None
+        self._left -= len(data)
+        if self._left < 0:
+            raise ResourceExhausted(f"{self._what}: it unpacks to more than {MAX_RATIO} times its size")
         return data

@@ -21,6 +21,7 @@ from moorage.server.engine.job import Context
 from moorage.server.engine.lifecycle import Lifecycle, merged_env
 from moorage.server.engine.places import Places
 from moorage.server.errors import Internal, NotFound
+from moorage.server.execdriver import spec as oci
 from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, NetworkAttachment
 
 ROOM = 256
@@ -127,6 +128,7 @@ class BuildHouse:
             network=NetworkAttachment(network=spec.network or "bridge"),
             mounts=spec.mounts,
         )
+        oci.check(config)
         container = Container(
             id=spec.id,
             name=f"build-{spec.id[:12]}",

@@ -185,6 +185,7 @@ def test_a_failing_command_tells_where_and_leaves_no_name(project: Project) -> N
         ),
         ('FROM BASE\nRUN ["/nothing"]\n', "Dockerfile:2: "),
         ("FROM registry.example/test/missing:1\n", "Dockerfile:1: "),
+        ("FROM BASE\nRUN --mount=type=tmpfs,target=/proc/sys true\n", "/proc/sys is in /proc, where only the kernel"),
         ("FROM BASE\nCOPY Dockerfile /bin\nCOPY Dockerfile /bin/Dockerfile/x/\n", "is not a directory"),
         (
             "FROM BASE\nRUN --mount=type=secret,id=k,required=true true\n",
