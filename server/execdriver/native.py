@@ -199,7 +199,7 @@ class NativeDriver:
     async def attach(self, pod_id: str, container_id: str, spec: AttachSpec) -> ProcessStream:
         channel = native_channel.AsyncChannel(native_channel.connect(self._directory(pod_id)))
         try:
-            await channel.send({"op": "attach", "container": container_id, **asdict(spec)})
+            await channel.request({"op": "attach", "container": container_id, **asdict(spec)})
             frame = await channel.receive()
             if frame is None:
                 raise native_channel.died(pod_id)

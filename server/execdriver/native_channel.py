@@ -136,6 +136,13 @@ class AsyncChannel:
         """Send a message. Raises OSError when the connection has ended."""
         await self._send(protocol.pack_message(message, fds), fds)
 
+    async def request(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send a message that wants an answer. Raises Unavailable when the supervisor has died since the connection was made."""
+        try:
+            await self.send(message, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            raise Unavailable("supervisor died", reason="SUPERVISOR_DIED") from None
+
     async def send_data(self, kind: int, data: bytes | memoryview) -> None:
         """Send stream data. Raises OSError when the connection has ended."""
         await self._send(protocol.pack_data(kind, bytes(data)), ())

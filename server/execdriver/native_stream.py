@@ -247,7 +247,7 @@ async def execute(
         if not (spec.detach or spec.process.get("terminal")):
             stdin, outputs, fds = _pipes(spec.stdin, theirs, ours)
             fds.append(theirs.enter_context(take_runner()).fileno())
-        await channel.send(message, fds)
+        await channel.request(message, fds)
         theirs.close()
         frame = await channel.receive()
         if frame is None:
