@@ -335,6 +335,9 @@ class FakeCgroup:
     def update(self, resources: Mapping[str, Any]) -> None:
         self._calls.append(("update", self.path, dict(resources)))
 
+    def thaw(self) -> None:
+        self._calls.append(("thaw", self.path))
+
     def sampler(self) -> FakeCgroup:
         return self
 

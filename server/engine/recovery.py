@@ -6,6 +6,7 @@ outlived the daemon are the truth about processes, and what nothing in the datab
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -20,7 +21,7 @@ from moorage.server.engine.podlife import PodLife
 from moorage.server.engine.pods import Pods
 from moorage.server.execdriver.base import ContainerStatus, ExecDriver, Pod, PodStatus
 from moorage.server.graph.graph import Graph
-from moorage.server.libcontainer.cgroups import CgroupManager
+from moorage.server.libcontainer.cgroups import CgroupError, CgroupManager
 from moorage.server.model import Container, ExitStatus, PodRecord, PodState
 
 log = logging.getLogger("moorage.recovery")
@@ -67,7 +68,15 @@ class Recovery:
             if pod.state in ("starting", "removing"):
                 log.info("removed", extra={"pod": pod.id, "state": pod.state})
                 self._podlife.delete(pod)
+        self._thaw()
         self._collect(found)
+
+    def _thaw(self) -> None:
+        """A daemon that was killed while it took the changes of a container has left it frozen."""
+        for container in self._containers.all():
+            if container.state == "running":
+                with contextlib.suppress(CgroupError):
+                    self._cgroups.cgroup(self._places.cgroup_path(container.id)).thaw()
 
     def _settle_pod(self, pod: PodRecord, status: PodStatus | None) -> PodStatus:
         """Keep a pod that is whole, end any other; answer it with what is true of its containers from then on."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from moorage.server.libcontainer import cgroups
 from tests.daemon import PROGRAMS, Daemon
 
 pytestmark = pytest.mark.kernel
 
 IMAGE = "registry.example/test/busybox:1"
-COUNT = "i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); usleep 1000; done; exit 5"
+COUNT = "i=0; until [ -e /tmp/enough ]; do echo $i; i=$((i+1)); usleep 1000; done; exit 5"
 
 
 def grows(path: Path, beyond: int) -> None:
@@ -28,7 +29,7 @@ def grows(path: Path, beyond: int) -> None:
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_container_outlives_its_daemon(own_daemon: Daemon, how: str) -> None:
     daemon = own_daemon
-    daemon.cli("run", "-d", "--name", "counter", IMAGE, "sh", "-c", COUNT % 3000)
+    daemon.cli("run", "-d", "--name", "counter", IMAGE, "sh", "-c", COUNT)
     before = daemon.inspect("counter")
     log = Path(before["log_path"])
     grows(log, 100)
@@ -36,11 +37,28 @@ def test_a_container_outlives_its_daemon(own_daemon: Daemon, how: str) -> None:
     grows(log, log.read_bytes().count(b"\n") + 300)
     daemon.start()
     assert daemon.inspect("counter")["pid"] == before["pid"]
-    assert daemon.out("exec", "counter", "echo", "reachable") == "reachable"
+    daemon.cli("exec", "counter", "touch", "/tmp/enough")
     assert daemon.out("wait", "counter") == "5"
-    assert daemon.out("logs", "counter").splitlines() == [str(n) for n in range(3000)]
+    lines = daemon.out("logs", "counter").splitlines()
+    assert len(lines) > 400 and lines == [str(n) for n in range(len(lines))]
     found = daemon.inspect("counter")
     assert (found["state"], found["exit_code"]) == ("exited", 5)
+
+
+def test_a_container_that_was_left_frozen_goes_on(own_daemon: Daemon) -> None:
+    """As a daemon leaves it that is killed while it takes a container's changes."""
+    daemon = own_daemon
+    container = daemon.out("run", "-d", "--name", "counter", IMAGE, "sh", "-c", COUNT)
+    log = Path(daemon.inspect("counter")["log_path"])
+    grows(log, 10)
+    daemon.kill()
+    # Of whatever version the cgroups are.
+    directory = next(Path("/sys/fs/cgroup").glob(f"**/moorage*/{container}"))
+    cgroups.detect().cgroup(f"/{directory.parent.name}/{container}").freeze()
+    still = log.read_bytes().count(b"\n")
+    daemon.start()
+    grows(log, still + 100)
+    daemon.cli("rm", "-f", "counter")
 
 
 def test_an_exit_while_the_daemon_is_down_is_known_after(own_daemon: Daemon, tmp_path: Path) -> None:
