@@ -1,4 +1,4 @@
-"""Pulls from Debian's docker-registry on loopback into the real image store, with the graph drivers that need no file system of their own."""
+"""Pulls from Debian's docker-registry on loopback into the real image store, with the drivers that work on any file system."""
 
 from __future__ import annotations
 
