@@ -48,7 +48,7 @@ test: $(STAMP) ## run the unit, contract, api and kernel tests (as root)
 cri: $(STAMP) ## run the tests of the CRI over a real daemon (as root)
 	$(BIN)/pytest tests/cri $(PYTEST_ARGS)
 
-soak: $(STAMP) ## run the long tests: crashes at random moments, 200 cycles of run and remove
+soak: $(STAMP) ## run the long tests: crashes at random moments, 200 cycles of run and remove, minutes of probes, 500 pods
 	$(BIN)/pytest -m "soak or slow" tests $(PYTEST_ARGS)
 
 clients: $(STAMP) ## build clients in Go and Node, and run containers and pods with them (as root; needs go, node and npm)
