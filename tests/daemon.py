@@ -124,6 +124,11 @@ class Daemon:
             raise AssertionError(f"moorage {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def warm_up(self, image: str) -> None:
+        """Pull an image and run it: the first container makes what stays until the daemon ends (bridge, parent cgroup)."""
+        self.cli("pull", image)
+        self.cli("run", "--rm", image, "true")
+
     def out(self, *arguments: str, stdin: str | None = None) -> str:
         """What `moorage` with these arguments prints to stdout, without the newline at the end."""
         return self.cli(*arguments, stdin=stdin).stdout.rstrip("\n")

@@ -19,7 +19,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -85,19 +85,20 @@ def ended(running: Running) -> int | None:
     return int(_STATUS.unpack(packet)[0]) if packet else None
 
 
-def wait(end: socket.socket, cgroups: CgroupManager) -> NoReturn:
-    """The life of a runner; all that it has open is `end` (of `channel.pair`)."""
+def wait(end: socket.socket, cgroups: CgroupManager, begun: Callable[[], object] = int) -> NoReturn:
+    """The life of a runner; all that it has open is `end` (of `channel.pair`). `begun` is called when it has its order."""
     protect.hide()
     report = Reporter(end, "never")
-    process.become(report, lambda report: _run(report, cgroups))
+    process.become(report, lambda report: _run(report, cgroups, begun))
 
 
-def _run(report: Reporter, cgroups: CgroupManager) -> NoReturn:
+def _run(report: Reporter, cgroups: CgroupManager, begun: Callable[[], object]) -> NoReturn:
     home = Home()
     memory.own_pages()
     packet, fds = report.order(MAX_ORDER, _FDS)
     if not packet:
         os._exit(0)
+    begun()
     text, _, program = packet.partition(_NUL)
     content = json.loads(text)
     target, stdin, stdout, stderr, *user = fds

@@ -84,8 +84,8 @@ class Spares:
 def _runner(kept: list[int]) -> None:
     """The life of a runner's process."""
     os.setsid()
-    set_title(RUNNER_TITLE)
-    runner.wait(socket.socket(fileno=kept[0]), supervisor.cgroup_manager())
+    set_title(supervisor.SPARE_TITLE)
+    runner.wait(socket.socket(fileno=kept[0]), supervisor.cgroup_manager(), lambda: set_title(RUNNER_TITLE))
 
 
 def alive(spare: socket.socket) -> bool:

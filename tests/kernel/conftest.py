@@ -28,9 +28,7 @@ def registry() -> Iterator[LoopbackRegistry]:
 @pytest.fixture(scope="session")
 def shared_daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.cli("pull", IMAGE)
-        # The first container makes what stays until the daemon ends: the bridge, the parent cgroup.
-        daemon.cli("run", "--rm", IMAGE, "true")
+        daemon.warm_up(IMAGE)
         yield daemon
 
 

@@ -30,7 +30,7 @@ def registry() -> Iterator[LoopbackRegistry]:
 @pytest.fixture(scope="module")
 def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"docker.io": registry.url}) as daemon:
-        daemon.cli("pull", "busybox")
+        daemon.warm_up("busybox")
         yield daemon
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture(scope="module")
 def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.cli("pull", BASE)
+        daemon.warm_up(BASE)
         yield daemon
 
 

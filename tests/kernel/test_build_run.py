@@ -12,13 +12,13 @@ from tests.building import BASE, Project
 from tests.daemon import Daemon
 from tests.registry import LoopbackRegistry
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.cli("pull", BASE)
+        daemon.warm_up(BASE)
         yield daemon
 
 

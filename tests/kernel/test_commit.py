@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kernel
 def daemon() -> Iterator[Daemon]:
     with LoopbackRegistry() as registry, Daemon.temporary({"docker.io": registry.url}) as daemon:
         push(registry.url, "library/busybox", "latest", build_busybox(config={"Labels": {"from": "base"}}))
-        daemon.cli("pull", "busybox")
+        daemon.warm_up("busybox")
         yield daemon
 
 

@@ -23,7 +23,7 @@ from moorage.server.graph.layers import chain_id_on
 from moorage.server.model import LayerBlob
 from tests.archives import Archive, diff_id, in_rootfs
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 OPERATIONS = 100
 

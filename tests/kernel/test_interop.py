@@ -25,7 +25,7 @@ from tests.imagestore import ImageStore
 from tests.registry import LoopbackRegistry
 from tests.spawning import running_spawner
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 KEPT = ("mode", "owner", "xattrs", "data", "size", "to", "device", "same as", "mtime_ns")

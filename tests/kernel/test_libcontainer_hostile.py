@@ -121,7 +121,7 @@ def test_our_processes_cannot_be_opened(image: Image, by: str) -> None:
     before = interpreter_hash()
     target = begin(image, config(sh("echo ready;" + hunt)))
     assert target.line() == "ready"
-    for _ in range(100):
+    for _ in range(40):
         assert EXECS[by](target, command("true")).finish().code == 0
     assert begin_exec(target, sh("echo > /tmp/stop")).finish().code == 0
     assert target.finish().output == "done\n"
