@@ -28,6 +28,7 @@ from moorage.server.networkdriver.counters import Counters, read_counters
 T = TypeVar("T")
 
 FRESH_SECONDS = 0.05
+BATCH = 16
 NO_COUNTERS = Counters(0, 0, 0, 0)
 
 
@@ -44,6 +45,7 @@ class Stats:
         self._pod_samples: dict[str, PodSample] = {}
         self._sampled: set[tuple[str, int]] = set()
         self._taken = 0.0
+        self._sampling = asyncio.Lock()
         self._host_memory = psutil.virtual_memory().total
 
     async def stream(self, job: Job, command: commands.Stats) -> AsyncIterator[list[commands.Sample]]:
@@ -52,7 +54,7 @@ class Stats:
             raise InvalidArgument("interval must be at least 100 ms", field="interval_millis")
         ids = [self._containers.resolve(text) for text in command.ids]
         while True:
-            samples = self._sample()
+            samples = await self._sample()
             wanted = ids or sorted(samples)
             yield [samples[container_id] for container_id in wanted if container_id in samples]
             if not command.stream:
@@ -62,7 +64,7 @@ class Stats:
     async def pods(self, job: Job, command: SamplePods) -> list[PodSample]:
         """One sample of each pod that is ready, or of those named that are."""
         ids = [self._pods.resolve(text) for text in command.ids]
-        self._sample()
+        await self._sample()
         return [self._pod_samples[pod_id] for pod_id in ids or self._pod_samples if pod_id in self._pod_samples]
 
     def close(self) -> None:
@@ -71,39 +73,44 @@ class Stats:
             sampler.close()
         self._samplers.clear()
 
-    def _sample(self) -> dict[str, commands.Sample]:
+    async def _sample(self) -> dict[str, commands.Sample]:
         """What is newer than the last sample has it taken again, however young it is."""
-        now = time.monotonic()
-        running = [c for c in self._containers.all() if c.state == "running"]
-        ready = [pod for pod in self._pods.all() if pod.state == "ready"]
-        keys = {*((c.id, c.started_ns) for c in running), *((p.id, p.created_ns) for p in ready)}
-        if now - self._taken >= FRESH_SECONDS or not keys <= self._sampled:
-            self._drop_others(keys)
-            self._sampled = keys
-            links = read_counters()
-            self._sample_containers(running, links)
-            self._sample_pods(ready, links)
-            self._taken = now
-        return self._samples
+        async with self._sampling:
+            now = time.monotonic()
+            running = [c for c in self._containers.all() if c.state == "running"]
+            ready = [pod for pod in self._pods.all() if pod.state == "ready"]
+            keys = {*((c.id, c.started_ns) for c in running), *((p.id, p.created_ns) for p in ready)}
+            if now - self._taken >= FRESH_SECONDS or not keys <= self._sampled:
+                self._drop_others(keys)
+                self._sampled = keys
+                links = read_counters()
+                await self._sample_containers(running, links)
+                await self._sample_pods(ready, links)
+                self._taken = now
+            return self._samples
 
-    def _sample_containers(self, running: Iterable[Container], links: dict[str, Counters]) -> None:
-        before, self._samples = self._samples, {}
-        for container in running:
+    async def _sample_containers(self, running: Iterable[Container], links: dict[str, Counters]) -> None:
+        samples = {}
+        for number, container in enumerate(running):
             stats = self._read((container.id, container.started_ns), self._places.cgroup_path, container.id)
             if stats is not None:
-                self._samples[container.id] = self._one(container, stats, links, before.get(container.id))
+                samples[container.id] = self._one(container, stats, links, self._samples.get(container.id))
+            await _breathe(number)
+        self._samples = samples
 
-    def _sample_pods(self, ready: Iterable[PodRecord], links: dict[str, Counters]) -> None:
+    async def _sample_pods(self, ready: Iterable[PodRecord], links: dict[str, Counters]) -> None:
         inside: defaultdict[str, list[commands.Sample]] = defaultdict(list)
         for container_id, sample in self._samples.items():
             container = self._containers.find(container_id)
             if container is not None and container.pod_id:
                 inside[container.pod_id].append(sample)
-        before, self._pod_samples = self._pod_samples, {}
-        for pod in ready:
+        samples = {}
+        for number, pod in enumerate(ready):
             stats = self._read((pod.id, pod.created_ns), self._places.pod_cgroup_path, pod)
             if stats is not None:
-                self._pod_samples[pod.id] = _pod(pod, stats, links, before.get(pod.id), tuple(inside[pod.id]))
+                samples[pod.id] = _pod(pod, stats, links, self._pod_samples.get(pod.id), tuple(inside[pod.id]))
+            await _breathe(number)
+        self._pod_samples = samples
 
     def _read(self, key: tuple[str, int], path: Callable[[T], str], owner: T) -> CgroupStats | None:
         """None when the cgroup has gone since its owner was listed."""
@@ -152,6 +159,12 @@ class Stats:
             tx_packets=link.tx_packets,
             oom_kills=stats.oom_kills,
         )
+
+
+async def _breathe(number: int) -> None:
+    """Let other calls have their turn: the files of many are opened the first time."""
+    if number % BATCH == BATCH - 1:
+        await asyncio.sleep(0)
 
 
 def _pod(
