@@ -42,8 +42,8 @@ check: $(STAMP) ## lint, format, types, API rules, drift of generated code
 
 # In processes of their own: kernel tests fork, which gRPC channels left open by other tests do not survive.
 test: $(STAMP) ## run the unit, contract, api and kernel tests (as root)
-	$(BIN)/pytest -n 2 tests/unit tests/api $(PYTEST_ARGS)
-	$(BIN)/pytest tests/contract tests/kernel $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 tests/contract tests/unit tests/api $(PYTEST_ARGS)
+	$(BIN)/pytest tests/kernel $(PYTEST_ARGS)
 
 cri: $(STAMP) ## run the tests of the CRI over a real daemon (as root)
 	$(BIN)/pytest tests/cri $(PYTEST_ARGS)

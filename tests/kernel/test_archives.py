@@ -181,6 +181,7 @@ def test_a_reader_that_leaves_ends_the_save(daemon: Daemon) -> None:
     assert [job for job in json.loads(daemon.out("jobs", "--format", "json")) if job["verb"] == "save"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "dropped"])
 def test_blobs_are_kept_or_dropped_by_policy(tmp_path: Path, kept: bool) -> None:
     settings = f"[registry]\nretries = 0\nkeep_blobs = {str(kept).lower()}"

@@ -20,7 +20,7 @@ def cycle(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    "cycles", [30, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids=["short", "soak"]
+    "cycles", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids=["short", "soak"]
 )
 def test_cycles_of_run_and_remove_leave_nothing(daemon: Daemon, cycles: int) -> None:
     for _ in range(WARM_UP):

@@ -126,10 +126,6 @@ def killed_at_random(daemon: Daemon, times: int, seed: int) -> None:
     assert fsck(daemon)[1] == []
 
 
-def test_a_daemon_killed_at_any_moment_leaves_a_whole_store(daemon: Daemon) -> None:
-    killed_at_random(daemon, 4, seed=1)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_daemon_killed_at_fifty_moments_leaves_a_whole_store(daemon: Daemon) -> None:
