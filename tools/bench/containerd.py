@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.bench.cri import CGROUP_PARENT, START_SECONDS, Cri
+from tools.bench.cri import START_SECONDS, Cri, remove_cgroups
 from tools.bench.process import with_argument
 
 BRIDGE = "moorage-bench0"
@@ -86,7 +86,7 @@ class Containerd:
             time.sleep(0.05)
         _unmount_below(self.directory)
         subprocess.run(["ip", "link", "delete", BRIDGE], check=False, stderr=subprocess.DEVNULL)
-        _remove_cgroups(CGROUP_PARENT)
+        remove_cgroups()
         _remove_empty(CNI_CACHE / "results")
         _remove_empty(CNI_CACHE)
 
@@ -154,10 +154,3 @@ def _remove_empty(directory: Path) -> None:
     """libcni's cache has a fixed place; it goes unless somebody else's results are in it."""
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()
-
-
-def _remove_cgroups(parent: str) -> None:
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for hierarchy in (mount[1] for mount in mounts if mount[2].startswith("cgroup")):
-        for directory, _, _ in os.walk(hierarchy + parent, topdown=False):
-            os.rmdir(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -193,3 +194,11 @@ class Cri:
 def _namespaces() -> cri.NamespaceOption:
     """A kubelet's, for a pod that asks for nothing: network and IPC are the pod's, processes the container's."""
     return cri.NamespaceOption(network=cri.POD, ipc=cri.POD, pid=cri.CONTAINER)
+
+
+def remove_cgroups() -> None:
+    """Delete the cgroup that all pods were below: who named it, as a kubelet does, has it to delete."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for hierarchy in (mount[1] for mount in mounts if mount[2].startswith("cgroup")):
+        for directory, _, _ in os.walk(hierarchy + CGROUP_PARENT, topdown=False):
+            os.rmdir(directory)

@@ -13,7 +13,7 @@ from pathlib import Path
 from moorage.client import Client, MoorageError
 from moorage.v1 import runtime_pb2
 from tests.daemon import Daemon
-from tools.bench.cri import Cri
+from tools.bench.cri import Cri, remove_cgroups
 from tools.bench.engine import Samples
 from tools.bench.process import children
 
@@ -152,6 +152,7 @@ def over_cri(name: str, directory: Path, mirrors: Mapping[str, str], image: str)
             yield engine, server
         finally:
             engine.close()
+            remove_cgroups()
 
 
 def _pid_namespace(pid: int) -> str:
