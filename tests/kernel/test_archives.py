@@ -16,7 +16,7 @@ from tests.daemon import Daemon
 from tests.images import build_busybox, push
 from tests.registry import LoopbackRegistry
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,6 @@ def test_a_reader_that_leaves_ends_the_save(daemon: Daemon) -> None:
     assert [job for job in json.loads(daemon.out("jobs", "--format", "json")) if job["verb"] == "save"] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "dropped"])
 def test_blobs_are_kept_or_dropped_by_policy(tmp_path: Path, kept: bool) -> None:
     settings = f"[registry]\nretries = 0\nkeep_blobs = {str(kept).lower()}"
