@@ -26,7 +26,14 @@ from moorage.server.engine import commands
 from moorage.server.engine.engine import Engine, Lane
 from moorage.server.engine.job import Context
 from moorage.server.engine.metrics import Metrics
-from moorage.server.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MoorageError, Unavailable
+from moorage.server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    MoorageError,
+    NotFound,
+    Unavailable,
+)
 from moorage.server.model import ExitStatus
 
 log = logging.getLogger("moorage")
@@ -40,9 +47,10 @@ async def serve(config: Config, daemon: Daemon) -> None:
     loop = asyncio.get_running_loop()
     daemon.containers.open(loop)
     reaping: set[asyncio.Task[None]] = set()
+    recovered = asyncio.Event()
 
     def on_exit(pod_id: str, container_id: str, status: ExitStatus) -> None:
-        task = loop.create_task(_reap(daemon.engine, container_id, status))
+        task = loop.create_task(_reap(daemon.engine, recovered, container_id, status))
         reaping.add(task)
         task.add_done_callback(reaping.discard)
 
@@ -51,6 +59,7 @@ async def serve(config: Config, daemon: Daemon) -> None:
         stack.push_async_callback(daemon.rooms.exec_driver.close)
         pods = await daemon.rooms.exec_driver.recover()
         await asyncio.to_thread(daemon.recovery.run, pods)
+        recovered.set()
         if config.metrics:
             _serve_metrics(config.metrics, daemon.metrics)
         guard = loop.create_task(_guard_firewall(daemon))
@@ -79,10 +88,16 @@ def _leave_host(config: Config, daemon: Daemon) -> None:
     daemon.rooms.cgroups.prune(f"/{config.instance}")
 
 
-async def _reap(engine: Engine, container_id: str, status: ExitStatus) -> None:
-    """An end that cannot be handled now, because the daemon stops, is found by the next one: the supervisor keeps it."""
+async def _reap(engine: Engine, recovered: asyncio.Event, container_id: str, status: ExitStatus) -> None:
+    """Handle an end, once recovery, which takes no locks, is done with what it ends itself.
+
+    One that cannot be handled now, because the daemon stops, is found by the next one: the supervisor keeps it.
+    """
+    await recovered.wait()
     try:
         await engine.run(commands.Reap(container_id, status), DAEMON)
+    except NotFound:
+        log.debug("removed before it was reaped", extra={"container": container_id})
     except Unavailable:
         log.info("left for the next start", extra={"container": container_id})
     except MoorageError as error:
