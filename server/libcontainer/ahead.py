@@ -31,6 +31,8 @@ from moorage.server.libcontainer.validate import validate
 MAX_ORDER = 64 << 10
 """Bytes of an order: a packet must fit the socket's buffer. What is longer cannot be started ahead."""
 
+WRITTEN = memory.WrittenPages()
+
 _NUL = b"\0"
 _FIRST_FD = 3
 _MAX_FD = 1 << 30
@@ -85,7 +87,7 @@ def start(child: Child, packet: bytes, stdio: Stdio | None, memory: int | None, 
 def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     os.closerange(_FIRST_FD, report.fileno())
     os.closerange(report.fileno() + 1, _MAX_FD)
-    memory.own_pages()
+    report.before_ready = WRITTEN.copy_ahead()
     packet, fds = report.order(MAX_ORDER, _FDS)
     if not packet:
         os._exit(0)

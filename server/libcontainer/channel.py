@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal, Protocol
 
@@ -47,6 +48,8 @@ class Reporter:
         self._when = when
         self._stage = ""
         self._kept: list[tuple[str, int]] = []
+        self.before_ready: Callable[[], object] = list
+        """What is to be done when all but exec is."""
 
     def stage(self, name: str) -> None:
         """A stage begins, unless we are in it."""
@@ -64,6 +67,7 @@ class Reporter:
 
     def ready(self) -> None:
         """All but exec is done."""
+        self.before_ready()
         self._write(_READY + json.dumps(self._kept).encode())
 
     def failed(self, error: BaseException) -> None:

@@ -35,6 +35,8 @@ from moorage.server.libcontainer.validate import validate_process
 MAX_ORDER = 64 << 10
 """Bytes of an order: a packet must fit the socket's buffer."""
 
+WRITTEN = memory.WrittenPages()
+
 _NUL = b"\0"
 _FDS = 5
 _STATUS = struct.Struct("=i")
@@ -94,7 +96,7 @@ def wait(end: socket.socket, cgroups: CgroupManager, begun: Callable[[], object]
 
 def _run(report: Reporter, cgroups: CgroupManager, begun: Callable[[], object]) -> NoReturn:
     home = Home()
-    memory.own_pages()
+    learn = WRITTEN.copy_ahead()
     packet, fds = report.order(MAX_ORDER, _FDS)
     if not packet:
         os._exit(0)
@@ -115,6 +117,7 @@ def _run(report: Reporter, cgroups: CgroupManager, begun: Callable[[], object]) 
         syscalls.setns(target, syscalls.CLONE_NEWPID)
     pid = init.spawn_in_existing(job, target, report)
     report.started(pid)
+    learn()
     for fd in fds:
         # Readers of the streams wait until the last end is closed.
         os.close(fd)

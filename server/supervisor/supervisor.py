@@ -19,9 +19,9 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from moorage.server.libcontainer import cgroups, sharedmemory, syscalls
+from moorage.server.libcontainer import cgroups, memory, sharedmemory, syscalls
 from moorage.server.libcontainer.ahead import fork_ahead
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import StageListener
@@ -51,14 +51,26 @@ BACKLOG = 128
 SPARE_TITLE = "moorage-spare"
 """Of a process that has no pod yet."""
 
+WRITTEN = memory.WrittenPages()
+"""Until a first container runs."""
+
 LINGER_SECONDS = 5.0
 LINGER_STEP = 0.01
+
+
+class Prepared(NamedTuple):
+    """What was made before it was known for which pod."""
+
+    child: Child
+    """To become the first process of the first container."""
+    learn: Callable[[], None]
+    """To be called when that runs, see WrittenPages."""
 
 
 class Supervisor:
     """The containers of one pod."""
 
-    def __init__(self, pod_id: str, around: Surroundings, has_network: bool, waiting: Child | None) -> None:
+    def __init__(self, pod_id: str, around: Surroundings, has_network: bool, prepared: Prepared | None) -> None:
         self.pod_id = pod_id
         self.loop = around.loop
         self.oom_score = around.oom_score
@@ -67,8 +79,8 @@ class Supervisor:
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
         self._around = around
-        self._child = waiting
-        """Forked ahead, for the first container."""
+        self._prepared = prepared
+        """For the first container."""
         self._by_pid: dict[int, Container] = {}
         self._waiting: dict[str, list[Attachment]] = {}
         self._watchers: list[Connection] = []
@@ -158,12 +170,14 @@ class Supervisor:
         forgotten()
 
     def _start(self, spec: Mapping[str, Any], stage: StageListener) -> Started:
-        child, self._child = self._child, None
-        if child is not None:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
             packet = ahead.order(self._around, spec)
             if packet is not None:
-                return ahead.start(self._around, spec, child, packet, stage)
-            child.discard()
+                # Once the caller has its answer.
+                self.loop.call_later(0, prepared.learn)
+                return ahead.start(self._around, spec, prepared.child, packet, stage)
+            prepared.child.discard()
         return starter.start(self._around, spec, stage)
 
     def attach(self, identity: str, attachment: Attachment) -> None:
@@ -183,9 +197,9 @@ class Supervisor:
     def remove(self, removed: Callable[[], None]) -> None:
         """Kill everything; when all is gone call `removed` and stop."""
         self._removed.append(removed)
-        if self._child is not None:
-            self._child.discard()
-            self._child = None
+        if self._prepared is not None:
+            self._prepared.child.discard()
+            self._prepared = None
         for container in self._running():
             container.kill()
         self._stop_when_gone()
@@ -236,21 +250,22 @@ def wait(order: int, *, ahead: bool) -> None:
     os.setsid()
     set_title(SPARE_TITLE)
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    waiting: Child | None = None
+    prepared: Prepared | None = None
     if ahead:
         namespaces.enter(namespaces.USUAL)
-        waiting = fork_ahead(cgroup_manager())
+        child = fork_ahead(cgroup_manager())
+        prepared = Prepared(child, WRITTEN.copy_ahead())
     with contextlib.closing(Channel(socket.socket(fileno=order))) as channel:
         frame = channel.receive()
     if frame is not None:
-        _run(frame.message, socket.socket(fileno=frame.fds[0]), frame.fds[1], waiting)
-    elif waiting is not None:
-        waiting.discard()
+        _run(frame.message, socket.socket(fileno=frame.fds[0]), frame.fds[1], prepared)
+    elif prepared is not None:
+        prepared.child.discard()
 
 
-def _run(spec: Mapping[str, Any], reply: socket.socket, directory: int, waiting: Child | None) -> None:
+def _run(spec: Mapping[str, Any], reply: socket.socket, directory: int, prepared: Prepared | None) -> None:
     try:
-        loop, supervisor = _set_up(spec, directory, waiting)
+        loop, supervisor = _set_up(spec, directory, prepared)
     except Exception as error:
         reply.sendall(pack_message({"error": describe(error)}))
         return
@@ -266,17 +281,17 @@ def _run(spec: Mapping[str, Any], reply: socket.socket, directory: int, waiting:
         os.unlink(SOCKET_NAME, dir_fd=directory)
 
 
-def _set_up(spec: Mapping[str, Any], directory: int, waiting: Child | None) -> tuple[Loop, Supervisor]:
+def _set_up(spec: Mapping[str, Any], directory: int, prepared: Prepared | None) -> tuple[Loop, Supervisor]:
     gc.enable()
     set_title(f"moorage-supervisor {spec['id'][:12]}")
     spaces, user = spec["namespaces"], None
-    if waiting is None:
+    if prepared is None:
         user = namespaces.enter(spaces, spec.get("users") or (), spec.get("groups") or ())
     namespaces.set_up(spaces, spec["hostname"], spec["sysctls"])
     shm = sharedmemory.make(spec["shm_size"]) if spec.get("shm_size") else None
     loop = Loop()
     around = Surroundings(loop, cgroup_manager(), directory, oom.usual(), user, shm)
-    supervisor = Supervisor(spec["id"], around, "net" in spaces, waiting)
+    supervisor = Supervisor(spec["id"], around, "net" in spaces, prepared)
     watch_children(loop, supervisor.child_ended)
     _listen(loop, supervisor, directory)
     return loop, supervisor

@@ -91,7 +91,9 @@ def supervisor_files(pid: int) -> list[str]:
 
 async def test_a_supervisor_keeps_nothing_of_daemon_and_spawner(box: NativeBox) -> None:
     pod = await box.pod()
-    kinds = [path.partition(":")[0] for path in supervisor_files(pod.pid)]
+    # Those who learn what supervisors write to hold that until a container runs.
+    files = [path for path in supervisor_files(pod.pid) if not path.endswith("/pagemap")]
+    kinds = [path.partition(":")[0] for path in files]
     # Its watch, its listening socket, that of the process forked ahead, whose pidfd is beside the epoll; both ends of the pipe
     # that SIGCHLD writes to.
     assert kinds.count("socket") == 3

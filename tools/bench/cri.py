@@ -19,7 +19,7 @@ from tools.bench.engine import Sample, Samples
 
 T = TypeVar("T")
 
-CGROUP_PARENT = "/moorage-bench"
+CGROUP_PARENT = f"/moorage-bench-{os.getpid()}"
 MESSAGE_LIMIT = 16 << 20
 START_SECONDS = 30
 MASKED = [
