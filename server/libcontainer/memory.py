@@ -56,7 +56,7 @@ class WrittenPages:
 
     def _learner(self) -> Callable[[], None]:
         regions = list(_writable())
-        pagemap = open("/proc/self/pagemap", "rb", buffering=0)
+        pagemap = FileIO("/proc/self/pagemap")
         before = [_frames(pagemap, region) for region in regions]
 
         def learn() -> None:
