@@ -260,6 +260,15 @@ State = Literal["created", "starting", "running", "exited", "removing"]
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Whom a process runs as, in numbers of the container's own user namespace."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Container:
     """A container as the GraphDB keeps it.
 
@@ -280,6 +289,8 @@ class Container:
     created_ns: int
     started_ns: int = 0
     pid: int = 0
+    identity: Identity | None = None
+    """Whom its first process began as, at its last start."""
     endpoint: Endpoint | None = None
     exit: ExitStatus | None = None
     pod_id: str = ""

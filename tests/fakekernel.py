@@ -34,7 +34,7 @@ from moorage.server.graph.drivers.base import UNLIMITED, DriverStatus, RootfsMou
 from moorage.server.graph.garbage import Collected
 from moorage.server.libcontainer.cgroups import CgroupStats
 from moorage.server.libcontainer.channel import StageListener
-from moorage.server.model import DiskUsage, ExitStatus, Image, ImageConfig, Layer, Platform
+from moorage.server.model import DiskUsage, ExitStatus, Identity, Image, ImageConfig, Layer, Platform
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.registry.progress import PullProgress, PullStage
 
@@ -150,6 +150,7 @@ class FakeExecDriver:
         self.pod_specs: dict[str, PodSpec] = {}
         self.fail_pod: MoorageError | None = None
         self.fail_remove = False
+        self.identity = Identity(0, 0, (0,))
         self.specs: dict[str, ContainerSpec] = {}
         self.left_over: list[PodStatus] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -189,7 +190,7 @@ class FakeExecDriver:
         process = FakeProcess(self, argv, lambda status: self._tell(pod_id, spec.id, status))
         self.processes[spec.id] = process
         self._on_loop(self._run, process, self._early.pop(spec.id, []))
-        return Started(process.pid, time.time_ns())
+        return Started(process.pid, time.time_ns(), self.identity)
 
     def signal(self, pod_id: str, container_id: str, number: int) -> None:
         self._on_loop(self._known(container_id).signal, number)

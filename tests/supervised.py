@@ -237,7 +237,7 @@ def runner_exec(target: Running, command: Mapping[str, Any]) -> Running:
     def start(stdio: process.Stdio) -> process.Process:
         started = runner.start(ours, packet, target.process.pid, stdio, None)
         assert started is not None
-        return process.Process(started.pid, started.pidfd, None)
+        return process.Process(started.pid, started.pidfd, None, (0, 0, (0,)))
 
     try:
         return _piped(start)._replace(runner=ours, clean_up=cgroup.remove)

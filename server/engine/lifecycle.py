@@ -227,7 +227,9 @@ class Lifecycle:
         job.stage("process")
         started = self._exec.start(container.pod, spec, job.stage)
         job.stage("commit")
-        running = replace(container, state="running", pid=started.pid, started_ns=started.started_ns)
+        running = replace(
+            container, state="running", pid=started.pid, started_ns=started.started_ns, identity=started.identity
+        )
         return self._containers.save(running, "start", pid=started.pid)
 
     def _spec(

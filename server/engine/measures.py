@@ -1,10 +1,10 @@
-"""Handlers for what is read of the kernel only when somebody asks: who a process runs as, and every figure of every pod."""
+"""The handler for what is read of the kernel only when somebody asks: every figure of every pod."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moorage.server.engine import podcommands as commands
@@ -12,11 +12,11 @@ from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Lane, Verb
 from moorage.server.engine.job import Job
 from moorage.server.engine.places import Places
-from moorage.server.engine.podcommands import Identity, Measured, Reading
+from moorage.server.engine.podcommands import Measured, Reading
 from moorage.server.engine.pods import Pods
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.cgroups.figures import FigureReader, Figures
-from moorage.server.model import Container, IdMap, PodRecord
+from moorage.server.model import Container, PodRecord
 
 NETWORK = ("bytes", "packets", "errors", "packets_dropped")
 """The first four columns of /proc/net/dev, for each direction."""
@@ -37,20 +37,8 @@ class Measures:
     def verbs(self) -> list[Verb]:
         """Rows for the engine's table."""
         return [
-            Verb("identify", commands.Identify, self.identify, Lane.READ),
             Verb("pod_measure", commands.MeasurePods, self.measure, Lane.KERNEL),
         ]
-
-    def identify(self, job: Job, command: commands.Identify) -> Identity | None:
-        """Three lines of /proc/<pid>/status."""
-        container = self._containers.get(command.id)
-        if container.state != "running" or not container.pid:
-            return None
-        pod = self._pods.find(container.pod_id)
-        try:
-            return identity(Path(f"/proc/{container.pid}/status").read_text(), pod)
-        except OSError:
-            return None
 
     def measure(self, job: Job, command: commands.MeasurePods) -> list[Measured]:
         """All ready pods. What ends meanwhile is left out."""
@@ -72,24 +60,6 @@ class Measures:
             yield Reading(name, value)
         yield from _devices(figures)
         yield from _processes(container.pid, self._cgroups.cgroup(path).pids)
-
-
-def identity(status: str, pod: PodRecord | None) -> Identity:
-    """From the text of /proc/<pid>/status; what its pod's user namespace maps, in that namespace's numbers."""
-    lines = dict(line.partition(":")[::2] for line in status.splitlines())
-    users, groups_map = (pod.config.users, pod.config.groups_map) if pod else ((), ())
-    return Identity(
-        uid=_inside(int(lines["Uid"].split()[1]), users),
-        gid=_inside(int(lines["Gid"].split()[1]), groups_map),
-        groups=tuple(sorted(_inside(int(word), groups_map) for word in lines["Groups"].split())),
-    )
-
-
-def _inside(number: int, maps: Iterable[IdMap]) -> int:
-    for each in maps:
-        if each.host <= number < each.host + each.length:
-            return each.container + number - each.host
-    return number
 
 
 def _network(pod: PodRecord) -> Iterator[Reading]:

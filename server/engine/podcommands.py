@@ -87,22 +87,6 @@ class SamplePods(Command[list[PodSample]]):
 
 
 @dataclass(frozen=True)
-class Identity:
-    """Whom a process runs as, in numbers of its own user namespace."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Identify(Command[Identity | None]):
-    """Whom a container's first process runs as; None when it does not run."""
-
-    id: str
-
-
-@dataclass(frozen=True)
 class Reading:
     """One figure of a container or pod: its name, the values of its labels beyond those that say whose it is, and its value."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from moorage.server.libcontainer.channel import StageListener
-from moorage.server.model import ExitStatus, IdMap, LogConfig
+from moorage.server.model import ExitStatus, Identity, IdMap, LogConfig
 from moorage.server.networkdriver.base import InterfaceConfig
 
 
@@ -67,6 +67,8 @@ class Started:
 
     pid: int
     started_ns: int
+    identity: Identity | None = None
+    """Whom its command began as; None where the driver does not know."""
 
 
 @dataclass(frozen=True)

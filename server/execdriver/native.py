@@ -43,6 +43,7 @@ from moorage.server.execdriver.native_watch import Watch
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.channel import StageListener
+from moorage.server.model import Identity
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.supervisor.protocol import Channel
 
@@ -121,7 +122,8 @@ class NativeDriver:
 
     def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
         answer = native_channel.call(self._directory(pod_id), _start_message(spec), stage=stage)
-        return Started(answer["pid"], answer["started_ns"])
+        uid, gid, groups = answer["user"]
+        return Started(answer["pid"], answer["started_ns"], Identity(uid, gid, tuple(groups)))
 
     def signal(self, pod_id: str, container_id: str, number: int) -> None:
         self._call(pod_id, {"op": "signal", "container": container_id, "signal": number})

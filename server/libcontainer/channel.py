@@ -3,7 +3,8 @@
     child                                parent
       stage NAME  ───────────────────────▶  told to the caller
       console FD  ───────────────────────▶  kept
-      ready JSON  ───────────────────────▶  nothing is left but to drop privileges and exec; the stages, if they were kept until now
+      ready JSON  ───────────────────────▶  nothing is left but to drop privileges and exec; who the user is, and the stages, if they were
+                                            kept until now
       (exec closes the socket) ──────────▶  end of file: it runs
       error JSON  ───────────────────────▶  it failed
 
@@ -36,6 +37,9 @@ class StageListener(Protocol):
     def __call__(self, name: str, at_ns: int = 0, /) -> object: ...
 
 
+Credentials = tuple[int, int, tuple[int, ...]]
+"""User, main group and supplementary groups, in the numbers of the container."""
+
 When = Literal["at once", "together", "never"]
 """When stages are told: each packet wakes the parent."""
 
@@ -65,10 +69,10 @@ class Reporter:
         """Hand over the master of the terminal."""
         self._socket.sendmsg([_CONSOLE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", master))])
 
-    def ready(self) -> None:
-        """All but exec is done."""
+    def ready(self, user: Credentials) -> None:
+        """All but exec is done, as `user`."""
         self.before_ready()
-        self._write(_READY + json.dumps(self._kept).encode())
+        self._write(_READY + json.dumps({"user": user, "stages": self._kept}).encode())
 
     def failed(self, error: BaseException) -> None:
         """Tell why there will be no exec."""
@@ -128,12 +132,15 @@ def await_start(end: socket.socket) -> tuple[int, int]:
     raise StartError("the process died while it was set up; is its memory limit too low?")
 
 
-def listen(end: socket.socket, stage: StageListener | None, consoles: list[int], stack: ExitStack) -> str | None:
-    """The parent's part: read to the end; the stage that the child died in, None if it said `ready`. Raises StartError.
+def listen(
+    end: socket.socket, stage: StageListener | None, consoles: list[int], stack: ExitStack
+) -> tuple[Credentials | None, str]:
+    """The parent's part: read to the end. Whom the command runs as, None if the child died, and its last stage. Raises StartError.
 
     A terminal's master is added to `consoles`, and closed by `stack`.
     """
-    ready, last = False, ""
+    user: Credentials | None = None
+    last = ""
     while True:
         try:
             packet, fds, _, _ = socket.recv_fds(end, _MAX_PACKET, 1)
@@ -144,14 +151,16 @@ def listen(end: socket.socket, stage: StageListener | None, consoles: list[int],
             stack.callback(os.close, fd)
         kind, content = packet[:1], packet[1:]
         if not packet:
-            return None if ready else last
+            return user, last
         if kind == _STAGE:
             last = content.decode()
             if stage:
                 stage(last)
         elif kind == _READY:
-            ready = True
-            for name, at_ns in json.loads(content):
+            told = json.loads(content)
+            uid, gid, groups = told["user"]
+            user = (uid, gid, tuple(groups))
+            for name, at_ns in told["stages"]:
                 if stage:
                     stage(name, at_ns)
         elif kind == _ERROR:

@@ -185,7 +185,7 @@ def _become(root: int, job: Job, stdio: tuple[int, int, int], label: labels.Labe
         _split(job, user, report)
     _attach_stdio(job, stdio)
     report.stage("exec")
-    report.ready()
+    report.ready((user.uid, user.gid, user.groups))
     _drop_privileges(job, user)
     _restrict(job, label)
     syscalls.set_signal_mask(syscalls.NO_SIGNALS)

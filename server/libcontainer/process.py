@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from moorage.server.libcontainer import channel, namespaces, protect, syscalls, usernamespaces
 from moorage.server.libcontainer.cgroups import Cgroup
-from moorage.server.libcontainer.channel import Reporter, StageListener, When
+from moorage.server.libcontainer.channel import Credentials, Reporter, StageListener, When
 from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
 from moorage.server.libcontainer.init import Job, enter_existing, enter_new
 from moorage.server.libcontainer.rootfs import Plan
@@ -40,12 +40,14 @@ class Stdio:
 class Process:
     """A running child of the caller, which waits for it and closes `pidfd` and `console`.
 
-    `pid` is the caller's number for it. `console` is the master of its terminal when `process.terminal` was set.
+    `pid` is the caller's number for it. `console` is the master of its terminal when `process.terminal` was set. `user` is whom it began
+    as.
     """
 
     pid: int
     pidfd: int
     console: int | None
+    user: Credentials
 
 
 def start(
@@ -183,12 +185,12 @@ def follow(child: Child, stage: StageListener | None) -> Process:
     with ExitStack() as stack:
         stack.callback(child.discard)
         consoles: list[int] = []
-        died_in = channel.listen(child.socket, stage, consoles, stack)
-        if died_in is not None:
-            raise _died(child.pidfd, died_in)
+        user, last = channel.listen(child.socket, stage, consoles, stack)
+        if user is None:
+            raise _died(child.pidfd, last)
         stack.pop_all()
         child.socket.close()
-        return Process(child.pid, child.pidfd, consoles[0] if consoles else None)
+        return Process(child.pid, child.pidfd, consoles[0] if consoles else None, user)
 
 
 def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) -> tuple[int, int]:

@@ -64,6 +64,7 @@ def start(around: Surroundings, spec: Mapping[str, Any], child: Child, packet: b
     return Started(
         pid=started.pid,
         pidfd=started.pidfd,
+        user=started.user,
         at_ns=started_ns,
         stdin=stdin,
         outputs=outputs,

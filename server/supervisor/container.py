@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.cgroups import Cgroup, CgroupManager
+from moorage.server.libcontainer.channel import Credentials
 from moorage.server.supervisor import filters, streams
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.log import LogFile
@@ -41,6 +42,7 @@ class Started(NamedTuple):
 
     pid: int
     pidfd: int
+    user: Credentials
     at_ns: int
     stdin: int | None
     outputs: list[tuple[int, int]]
@@ -63,6 +65,7 @@ class Container:
         """It is none, or one of those that the daemon gives by default."""
         self.cgroup: Cgroup = around.cgroups.cgroup(spec["cgroup"])
         self.pid = started.pid
+        self.user = started.user
         self.started_ns = started.at_ns
         self.status: dict[str, Any] | None = None
         self.clean = False

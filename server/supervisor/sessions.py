@@ -94,7 +94,7 @@ def network(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> d
 def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
     stages: list[tuple[str, int]] = []
     container = session.supervisor.start(message, session.stage(message, stages))
-    return {"pid": container.pid, "started_ns": container.started_ns, "stages": stages}
+    return {"pid": container.pid, "user": container.user, "started_ns": container.started_ns, "stages": stages}
 
 
 def send_signal(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ as a supervisor has for itself, and would keep; done here, half of it goes with 
 
     {"stage": …}                                       as it goes
     stream data: the compiled filter                   if the supervisor does not have it
-    {"pid", "started_ns", "kinds", "stdin"} or {"error"}   with the descriptors: pidfd, log, an output for each of `kinds`, our end of stdin
+    {"pid", "user", "started_ns", "kinds", "stdin"}    or {"error"}; with the descriptors: pidfd, log, an output for each of `kinds`, our
+                                                       end of stdin
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def _started(spec: Mapping[str, Any], answer: Frame, seccomp: bytes | None) -> S
     return Started(
         pid=message["pid"],
         pidfd=pidfd,
+        user=message["user"],
         at_ns=message["started_ns"],
         stdin=stdin,
         outputs=list(zip(message["kinds"], rest, strict=True)),
@@ -147,7 +149,8 @@ def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> N
         write_json(around.directory, identity + STATE_SUFFIX, {**state, "pid": child.pid, "started_ns": started_ns})
     fds = [child.pidfd, log, *(output for _kind, output in outputs), *([] if stdin is None else [stdin])]
     kinds = [kind for kind, _output in outputs]
-    channel.send({"pid": child.pid, "started_ns": started_ns, "kinds": kinds, "stdin": stdin is not None}, fds)
+    answer = {"pid": child.pid, "user": child.user, "started_ns": started_ns}
+    channel.send({**answer, "kinds": kinds, "stdin": stdin is not None}, fds)
 
 
 def _join_pod(config: dict[str, Any], around: Surroundings, pid_namespace: str) -> None:

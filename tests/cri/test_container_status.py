@@ -140,6 +140,14 @@ def test_the_user_shows_in_the_status(cri: Cri) -> None:
     assert sorted(user.supplemental_groups) == [2000, 3000]
 
 
+def test_the_user_is_whom_it_began_as(cri: Cri) -> None:
+    """Not whom it has become since."""
+    namespaces = api.NamespaceOption(pid=api.CONTAINER)
+    box = cri.pod().run("sh", "-c", "exec su nobody -c 'exec sleep 1000'", linux={"namespace_options": namespaces})
+    until(lambda: box.sh("id -u; grep ^Uid: /proc/1/status").split()[:3] == ["0", "Uid:", "65534"])
+    assert box.status().user.linux.uid == 0
+
+
 def test_a_containers_image_is_told_as_pulled(cri: Cri) -> None:
     box = cri.pod().create("true")
     status, pulled = box.status(), cri.image_status(cri.image).image

@@ -57,8 +57,11 @@ def test_users_and_groups(cri: Cri, users: str, linux: dict[str, Any], printed: 
     show = "echo $(id -u) $(id -g) $(for one in $(id -G); do echo $one; done | sort -n | uniq)"
     box = cri.pod().run("sleep", "1000", image=users, linux=linux)
     assert box.sh(show).strip() == printed
-    told = box.status().user.linux
-    assert [told.uid, told.gid, *sorted(told.supplemental_groups)] == [int(word) for word in printed.split()]
+    told = box.status().user
+    numbers = [told.linux.uid, told.linux.gid, *sorted(told.linux.supplemental_groups)]
+    assert numbers == [int(word) for word in printed.split()]
+    box.stop()
+    assert box.ended().user == told
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class Listener:
         self.stages: list[str] = []
         self.consoles: list[int] = []
 
-    def listen(self) -> str | None:
+    def listen(self) -> tuple[channel.Credentials | None, str]:
         self.report.close()
         with ExitStack() as stack, self.ours:
             return channel.listen(self.ours, lambda name, at_ns=0: self.stages.append(name), self.consoles, stack)
@@ -138,15 +138,15 @@ def test_channel_of_a_start_that_succeeds() -> None:
     listener.report.stage("rootfs")
     listener.report.console(1)
     listener.report.stage("exec")
-    listener.report.ready()
-    assert listener.listen() is None
+    listener.report.ready((5, 6, (6, 7)))
+    assert listener.listen() == ((5, 6, (6, 7)), "exec")
     assert listener.stages == ["rootfs", "exec"] and len(listener.consoles) == 1
 
 
 def test_channel_of_a_death() -> None:
     listener = Listener()
     listener.report.stage("rootfs")
-    assert listener.listen() == "rootfs"
+    assert listener.listen() == (None, "rootfs")
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -164,7 +164,7 @@ def test_channel_of_a_failure(ready: bool, error: Exception, expected: tuple[Any
     listener = Listener()
     listener.report.stage("user")
     if ready:
-        listener.report.ready()
+        listener.report.ready((0, 0, ()))
     listener.report.failed(error)
     with pytest.raises(StartError) as caught:
         listener.listen()

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moorage.server.engine.measures import identity
-from moorage.server.engine.podcommands import Identity
 from moorage.server.libcontainer.cgroups.figures import FigureReader
-from moorage.server.model import IdMap, PodConfig, PodRecord
-
-STATUS = "Name:\tx\nUid:\t100001\t100005\t0\t0\nGid:\t100002\t100002\t0\t0\nGroups:\t7 100009 \n"
 
 
 def reader(tmp_path: Path, mounts: dict[str, str]) -> FigureReader:
@@ -90,9 +85,3 @@ def test_figures_of_version_2(tmp_path: Path) -> None:
 def test_a_cgroup_that_is_gone_has_no_figures(tmp_path: Path) -> None:
     found = reader(tmp_path, {"memory": "cgroup rw,memory"}).read("/gone")
     assert not found.values and not found.devices
-
-
-def test_a_process_is_told_in_numbers_of_its_user_namespace() -> None:
-    assert identity(STATUS, None) == Identity(100005, 100002, (7, 100009))
-    config = PodConfig("p", "n", "u", users=(IdMap(0, 100000, 100),), groups_map=(IdMap(0, 100000, 100),))
-    assert identity(STATUS, PodRecord("i", config, "ready", 1)) == Identity(5, 2, (7, 9))

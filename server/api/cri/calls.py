@@ -83,9 +83,7 @@ class Calls:
             return None
 
     async def _container_status(self, container: Container, caller: Context) -> pb.ContainerStatus:
-        identity = await self._engine.run(pods.Identify(container.id), caller) if container.state == "running" else None
-        image = await self._image(container.image_id, caller)
-        return convert_container.container_status(container, image=image, identity=identity)
+        return convert_container.container_status(container, image=await self._image(container.image_id, caller))
 
     async def _pod_statuses(
         self, pod: PodRecord, caller: Context

@@ -11,7 +11,6 @@ from typing import Any
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api.cri import common
 from moorage.server.api.cri.convert_mounts import mount, mount_message
-from moorage.server.engine.podcommands import Identity
 from moorage.server.errors import InvalidArgument, Unimplemented
 from moorage.server.model import (
     Container,
@@ -193,8 +192,8 @@ def container(value: Container) -> pb.Container:
     )
 
 
-def container_status(value: Container, *, image: Image | None, identity: Identity | None) -> pb.ContainerStatus:
-    """A container, whole. `image` is None when it has been removed, `identity` when no process of it runs."""
+def container_status(value: Container, *, image: Image | None) -> pb.ContainerStatus:
+    """A container, whole. `image` is None when it has been removed."""
     config, end = value.config, _end(value)
     name = image.tags[0] if image and image.tags else config.image
     return pb.ContainerStatus(
@@ -215,7 +214,7 @@ def container_status(value: Container, *, image: Image | None, identity: Identit
         mounts=_mount_messages(value),
         log_path=config.log.path,
         resources=pb.ContainerResources(linux=common.resources_message(config.resources)),
-        user=pb.ContainerUser(linux=_user(value, identity)),
+        user=_user(value),
         stop_signal=common.signal_message(value.stop_signal or "SIGTERM"),
     )
 
@@ -243,13 +242,10 @@ def _reason(end: ExitStatus) -> str:
     return end.reason or ("Completed" if end.exit_code == 0 else "Error")
 
 
-def _user(value: Container, identity: Identity | None) -> pb.LinuxContainerUser:
-    """The first process's IDs where they are known, else what the numbers of its user string say."""
-    if identity is not None:
-        return pb.LinuxContainerUser(uid=identity.uid, gid=identity.gid, supplemental_groups=identity.groups)
-    user, _, group = value.user.partition(":")
-    return pb.LinuxContainerUser(
-        uid=int(user) if user.isdecimal() else 0,
-        gid=int(group) if group.isdecimal() else 0,
-        supplemental_groups=value.config.security.groups,
-    )
+def _user(value: Container) -> pb.ContainerUser | None:
+    """Whom it began as; that is known from its start on, as names are looked up in the container's own files."""
+    identity = value.identity
+    if identity is None:
+        return None
+    linux = pb.LinuxContainerUser(uid=identity.uid, gid=identity.gid, supplemental_groups=identity.groups)
+    return pb.ContainerUser(linux=linux)
