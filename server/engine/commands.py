@@ -313,8 +313,13 @@ class Stats(StreamCommand[list[Sample]]):
 
 
 @dataclass(frozen=True)
+class LastEvent(Command[int]):
+    """The sequence number of the newest event, 0 before the first: who streams from there on misses nothing that happens after this call."""
+
+
+@dataclass(frozen=True)
 class Events(StreamCommand[Event]):
-    """Events in order. `after` None: only new ones, unless `since_ns` is set."""
+    """Events in order. `after` None: only new ones, unless `since_ns` is set; 0: all that are kept."""
 
     after: int | None = None
     since_ns: int = 0

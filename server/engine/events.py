@@ -23,6 +23,10 @@ class EventLog:
     def __init__(self, db: GraphDB) -> None:
         self._db = db
 
+    def last(self, job: Job, command: commands.LastEvent) -> int:
+        """Where a stream of what is to come begins."""
+        return self._db.last_sequence
+
     async def stream(self, job: Job, command: commands.Events) -> AsyncIterator[Event]:
         """Past events from where the caller asks, then new ones."""
         loop = asyncio.get_running_loop()
@@ -52,11 +56,11 @@ class EventLog:
             unsubscribe()
 
     def _start(self, command: commands.Events) -> int:
-        if command.after is not None:
+        if command.after:
             return command.after
         if command.since_ns:
             return self._before(command.since_ns)
-        if command.until_ns and command.until_ns <= time.time_ns():
+        if command.after == 0 or 0 < command.until_ns <= time.time_ns():
             return max(0, self._db.first_sequence - 1)
         return self._db.last_sequence
 
@@ -74,7 +78,7 @@ class EventLog:
     def _gap(self, position: int) -> list[Event]:
         """The event that stands for those no longer kept, if the reader's next is one of them."""
         first = self._db.first_sequence
-        if position + 1 >= first or position == 0:
+        if position + 1 >= first:
             return []
         lost = {"first": str(position + 1), "last": str(first - 1)}
         return [Event(first - 1, time.time_ns(), "gap", "lost", "", "", lost)]

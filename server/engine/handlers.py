@@ -126,6 +126,7 @@ def table(
         Verb("exec_sync", c.ExecSync, streams.exec_sync, Lane.WAIT, subject),
         Verb("logs", c.Logs, logs.stream, Lane.WATCH, subject),
         Verb("stats", c.Stats, stats.stream, Lane.WATCH, lambda x: ",".join(x.ids)),
+        Verb("event_last", c.LastEvent, events.last, Lane.READ),
         Verb("events", c.Events, events.stream, Lane.WATCH, lambda x: x.object),
         # images
         Verb("pull", c.Pull, images.pull, Lane.WAIT, lambda x: x.reference),

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -250,6 +251,22 @@ def test_events_of_pods_and_containers_carry_statuses(cri: Cri, system: SystemSe
         ]
     assert seen[0].pod_sandbox_status.id == pod and seen[0].created_at > 0
     assert not seen[-1].HasField("pod_sandbox_status")
+
+
+def test_a_new_reader_gets_what_is_to_come_whatever_the_clock_does(
+    cri: Cri, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = house.daemon.rooms.db
+    with db.transaction() as tx:
+        tx.event("pod", "start", "a" * 64, "")
+    events = cri.runtime.GetContainerEvents(pb.GetEventsRequest())
+    events.initial_metadata()
+    monkeypatch.setattr("moorage.server.graph.graphdb.time", SimpleNamespace(time_ns=lambda: 1))
+    with db.transaction() as tx:
+        tx.event("pod", "start", "b" * 64, "")
+    event = next(events)
+    events.cancel()
+    assert (event.container_id, event.created_at) == ("b" * 64, 1)
 
 
 # --- removal: last, for it takes the image of the others ------------------------------------------------------------------

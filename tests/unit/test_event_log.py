@@ -74,15 +74,23 @@ def test_a_time_in_the_past_is_found_whatever_page_it_is_on(db: GraphDB, before:
     assert found[0].sequence == before + 1
 
 
-def test_a_slow_reader_holds_a_page_and_is_told_what_it_missed(db: GraphDB, pages: list[int]) -> None:
-    happen(db, 10)
+@pytest.mark.parametrize("before", [0, 10])
+def test_a_slow_reader_holds_a_page_and_is_told_what_it_missed(db: GraphDB, pages: list[int], before: int) -> None:
+    happen(db, before)
 
     def much() -> None:
         for _ in range(4):
             happen(db, LIMIT)
 
-    found = asyncio.run(take(EventLog(db), commands.Events(after=10), LIMIT + 1, much))
+    found = asyncio.run(take(EventLog(db), commands.Events(after=before), LIMIT + 1, much))
     gap, *rest = found
-    assert (gap.kind, gap.attributes) == ("gap", {"first": "11", "last": str(3 * LIMIT + 10)})
-    assert [event.sequence for event in rest] == list(range(3 * LIMIT + 11, 4 * LIMIT + 11))
+    assert (gap.kind, gap.attributes) == ("gap", {"first": str(before + 1), "last": str(3 * LIMIT + before)})
+    assert [event.sequence for event in rest] == list(range(3 * LIMIT + before + 1, 4 * LIMIT + before + 1))
     assert max(pages) <= events.BATCH
+
+
+def test_all_that_is_kept_begins_without_a_gap(db: GraphDB) -> None:
+    happen(db, LIMIT)
+    happen(db, LIMIT)
+    found = asyncio.run(take(EventLog(db), commands.Events(after=0), LIMIT))
+    assert [event.sequence for event in found] == list(range(LIMIT + 1, 2 * LIMIT + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -39,7 +38,7 @@ class EventCalls(Calls):
     ) -> AsyncIterator[pb.ContainerEventResponse]:
         caller = ctx.of(context)
         command = commands.Events(
-            since_ns=time.time_ns(),
+            after=await self._engine.run(commands.LastEvent(), caller),
             kinds=frozenset(kind for kind, _ in TYPES),
             actions=frozenset(action for _, action in TYPES),
         )
