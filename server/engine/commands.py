@@ -314,7 +314,7 @@ class Stats(StreamCommand[list[Sample]]):
 
 @dataclass(frozen=True)
 class LastEvent(Command[int]):
-    """The sequence number of the newest event, 0 before the first: who streams from there on misses nothing that happens after this call."""
+    """The newest event's sequence number, 0 before the first: who streams from there on misses nothing that happens after this."""
 
 
 @dataclass(frozen=True)
