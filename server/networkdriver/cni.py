@@ -7,6 +7,7 @@ it is written before the first plugin is called, and deleted after the last.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from moorage.server.networkdriver import cniconfig
 from moorage.server.networkdriver.base import Attachment
 from moorage.server.networkdriver.cniconfig import Call, Json, NetworkList
 from moorage.server.networkdriver.leases import NETWORK, NETWORK_NAME, Store
+
+log = logging.getLogger(__name__)
 
 INTERFACE = "eth0"
 JOINED = "cni-attachment"
@@ -111,7 +114,8 @@ class CniDriver:
             tx.delete(JOINED, container_id)
 
     def reconcile(self, networks: Iterable[Network], live: dict[str, Endpoint]) -> int:
-        """Take out those that are not live any more. One that cannot be is tried again at the next start."""
+        """Take out those that are not live any more; one that cannot be is tried again at the next start. Then have the plugins collect
+        what nobody told them to give back: of a database that was lost, say."""
         ours = {network.id: network for network in networks if network.driver == self.name}
         here = {container for container, endpoint in live.items() if endpoint.network_id in ours}
         released = 0
@@ -121,17 +125,40 @@ class CniDriver:
                     with suppress(MoorageError):
                         self.detach(network, joined.id, None)
                         released += 1
+            self._collect()
         return released
+
+    def _collect(self) -> None:
+        """GC, where the network's plugins know it. One that fails is no reason not to start."""
+        try:
+            found = cniconfig.load(self._conf_dir)
+        except MoorageError:
+            return
+        if not (found.collect and found.has_status_and_gc()):
+            return
+        valid = [
+            {"containerID": joined.id, "ifname": INTERFACE}
+            for joined in self._store.all(JOINED, Joined)
+            if NetworkList.parse(joined.network, "of the attachment").name == found.name
+        ]
+        for plugin in found.plugins:
+            try:
+                cniconfig.collect(found, plugin, valid, self._bin_dirs)
+            except MoorageError as error:
+                log.warning("cannot collect what a CNI plugin keeps", extra={"reason": str(error)})
 
     def check(self) -> bool:
         """Nothing is kept on the host but by the plugins."""
         return False
 
     def obstacle(self) -> str:
-        """What is missing of the configuration, or of the plugins it names."""
+        """What is missing of the configuration or of the plugins it names, or why one of them is not ready."""
         try:
-            for plugin in cniconfig.load(self._conf_dir).plugins:
+            found = cniconfig.load(self._conf_dir)
+            for plugin in found.plugins:
                 cniconfig.find(plugin["type"], self._bin_dirs)
+            if found.has_status_and_gc():
+                cniconfig.check_status(found, self._bin_dirs)
         except (MoorageError, OSError) as error:
             return str(error)
         return ""

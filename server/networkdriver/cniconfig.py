@@ -1,4 +1,4 @@
-"""CNI: network configuration lists, and the calling of plugins. See the CNI specification 1.0.0, sections 1 to 4.
+"""CNI: network configuration lists, and the calling of plugins. See the CNI specification 1.1.0, sections 1 to 4.
 
 A list is a JSON file of the configuration directory; the first one by name that is one counts, as for every Kubernetes runtime. A plugin
 is a program that gets its command in the environment and its configuration on stdin, and answers on stdout.
@@ -18,8 +18,11 @@ from moorage.server.errors import DeadlineExceeded, FailedPrecondition, Internal
 
 SUFFIXES = (".conflist", ".conf", ".json")
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""Oldest first."""
 SECONDS = 60.0
 """How long a plugin may take."""
+STATUS_SECONDS = 10.0
+"""How long it may take to say whether it is ready."""
 
 TRY_AGAIN = 11
 INVALID = range(1, 8)
@@ -36,6 +39,8 @@ class NetworkList:
     version: str
     plugins: tuple[Json, ...]
     path: str = ""
+    collect: bool = True
+    """Whether GC is allowed: nobody else's attachments are to this network."""
 
     @classmethod
     def parse(cls, text: str, path: str) -> NetworkList:
@@ -44,7 +49,8 @@ class NetworkList:
             content = json.loads(text)
             single = "plugins" not in content
             plugins = tuple(dict(plugin) for plugin in ([content] if single else content["plugins"]))
-            found = cls(str(content["name"]), str(content.get("cniVersion", "0.1.0")), plugins, path)
+            collect = str(content.get("disableGC", False)).lower() != "true"
+            found = cls(str(content["name"]), _version(content), plugins, path, collect)
             wrong = "" if found.plugins and all(plugin.get("type") for plugin in plugins) else "a plugin has no type"
         except (ValueError, KeyError, TypeError) as error:
             raise FailedPrecondition(f"CNI configuration {path} is not valid: {error}", path=path) from error
@@ -58,9 +64,20 @@ class NetworkList:
         """What `parse` takes."""
         return json.dumps({"name": self.name, "cniVersion": self.version, "plugins": self.plugins})
 
+    def has_status_and_gc(self) -> bool:
+        """Whether its plugins know these two commands."""
+        return VERSIONS.index(self.version) >= VERSIONS.index("1.1.0")
+
     def can(self, capability: str) -> bool:
         """Whether a plugin takes this part of `runtimeConfig`."""
         return any(plugin.get("capabilities", {}).get(capability) for plugin in self.plugins)
+
+
+def _version(content: Json) -> str:
+    """The newest of those that it offers and we know, or else the one that it names."""
+    named = str(content.get("cniVersion", "0.1.0"))
+    offered = (named, *content.get("cniVersions", ()))
+    return next((version for version in reversed(VERSIONS) if version in offered), named)
 
 
 def load(directory: str) -> NetworkList:
@@ -96,29 +113,55 @@ def run(
 ) -> Json | None:
     """Have plugin `index` of the list do ADD or DEL, and answer its result. Raises FailedPrecondition, Unavailable, Internal."""
     plugin = network.plugins[index]
-    kind = str(plugin["type"])
-    config = {**plugin, "name": network.name, "cniVersion": network.version}
     wanted = {name: value for name, value in call.capabilities.items() if plugin.get("capabilities", {}).get(name)}
-    if wanted:
-        config["runtimeConfig"] = wanted
+    config: Json = {"runtimeConfig": wanted} if wanted else {}
     if previous is not None:
         config["prevResult"] = previous
     environment = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "CNI_COMMAND": command,
         "CNI_CONTAINERID": call.container_id,
         "CNI_NETNS": call.netns,
         "CNI_IFNAME": call.interface,
         "CNI_ARGS": call.args,
-        "CNI_PATH": ":".join(bin_dirs),
     }
+    return _execute(network, plugin, command, environment, config, bin_dirs, SECONDS)
+
+
+def check_status(network: NetworkList, bin_dirs: Sequence[str]) -> None:
+    """Ask every plugin whether it is ready for an ADD (STATUS). Raises what the first that is not fails with."""
+    for plugin in network.plugins:
+        _execute(network, plugin, "STATUS", {}, {}, bin_dirs, STATUS_SECONDS)
+
+
+def collect(network: NetworkList, plugin: Json, valid: Sequence[Json], bin_dirs: Sequence[str]) -> None:
+    """Have a plugin give back what it keeps for any but the `valid` attachments (GC). Raises as `run`."""
+    # The specification's own name for them, and the one that its text first had.
+    config = {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
+    _execute(network, plugin, "GC", {}, config, bin_dirs, SECONDS)
+
+
+def _execute(
+    network: NetworkList,
+    plugin: Json,
+    command: str,
+    environment: Mapping[str, str],
+    config: Json,
+    bin_dirs: Sequence[str],
+    seconds: float,
+) -> Json | None:
+    kind = str(plugin["type"])
     program = find(kind, bin_dirs)
+    told = {**plugin, "name": network.name, "cniVersion": network.version, **config}
+    paths = {"PATH": os.environ.get("PATH", os.defpath), "CNI_PATH": ":".join(bin_dirs)}
     try:
         done = subprocess.run(
-            [program], env=environment, input=json.dumps(config).encode(), capture_output=True, timeout=SECONDS
+            [program],
+            env={**paths, "CNI_COMMAND": command, **environment},
+            input=json.dumps(told).encode(),
+            capture_output=True,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(f"CNI plugin {kind} has not answered {command} in {SECONDS:.0f} s") from error
+        raise DeadlineExceeded(f"CNI plugin {kind} has not answered {command} in {seconds:.0f} s") from error
     except OSError as error:
         raise FailedPrecondition(f"cannot execute CNI plugin {program}: {error.strerror}", path=program) from error
     if done.returncode:
@@ -148,7 +191,7 @@ def _error(kind: str, command: str, stdout: bytes, stderr: bytes) -> MoorageErro
         code, text = int(answer["code"]), ": ".join(filter(None, (answer.get("msg"), answer.get("details"))))
     except (ValueError, KeyError, TypeError):
         code, text = 0, (stderr or stdout).decode(errors="replace").strip()
-    message = f"CNI plugin {kind} fails to {command}: {text or 'without a word'}"
+    message = f"CNI plugin {kind} fails on {command}: {text or 'without a word'}"
     if code == TRY_AGAIN:
         return Unavailable(message, plugin=kind)
     return FailedPrecondition(message, plugin=kind) if code in INVALID else Internal(message, plugin=kind)

@@ -11,7 +11,8 @@ import pytest
 
 from moorage.server.errors import FailedPrecondition, Internal, InvalidArgument, MoorageError, Unavailable
 from moorage.server.graph.graphdb import GraphDB
-from moorage.server.model import Network, PodConfig, PodRecord, PortMapping
+from moorage.server.model import Endpoint, Network, PodConfig, PodRecord, PortMapping
+from moorage.server.networkdriver import cniconfig
 from moorage.server.networkdriver.base import Attachment
 from moorage.server.networkdriver.cni import JOINED, CniDriver, Joined
 from tests.netlab import Lab, Namespace, lab
@@ -45,8 +46,8 @@ class Bench:
         }
         return {"type": "bridge", "bridge": "moorage-cni", "isGateway": True, "ipam": ipam}
 
-    def configure(self, *plugins: Mapping[str, Any]) -> None:
-        content = {"cniVersion": "1.0.0", "name": "moorage-test", "plugins": plugins}
+    def configure(self, *plugins: Mapping[str, Any], version: str = "1.0.0", **more: object) -> None:
+        content = {"cniVersion": version, "name": "moorage-test", "plugins": plugins, **more}
         (self.conf / "10-test.conflist").write_text(json.dumps(content))
 
     def plugin(self, name: str, script: str) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def test_a_plugin_that_fails_undoes_those_before(bench: Bench) -> None:
         """test $CNI_COMMAND = DEL || { echo '{"code": 7, "msg": "no such thing", "details": "it says"}'; exit 1; }"""
     )
     bench.configure(bench.bridge(), bench.plugin("fails", fails))
-    with pytest.raises(FailedPrecondition, match="CNI plugin fails fails to ADD: no such thing: it says"):
+    with pytest.raises(FailedPrecondition, match="CNI plugin fails fails on ADD: no such thing: it says"):
         bench.attach()
     assert bench.calls() == ["ADD fails", "DEL fails"]
     assert bench.leased() == [] and bench.db.all(JOINED, Joined) == []
@@ -129,6 +130,49 @@ def test_how_plugins_fail(bench: Bench, script: str, kind: type[MoorageError], m
     bench.plugin("odd", "exit 0")
     assert bench.net.host.run(bench.driver.reconcile, [bench.network], {}) == 1
     assert bench.db.all(JOINED, Joined) == []
+
+
+def test_a_plugin_says_whether_it_is_ready(bench: Bench) -> None:
+    ready = f"""test -e {bench.bin}/ready || {{ echo '{{"code": 50, "msg": "no agent", "details": "start it"}}'; exit 1; }}"""
+    plugins = bench.plugin("first", "exit 0"), bench.plugin("second", ready)
+    bench.configure(*plugins)
+    assert bench.driver.obstacle() == ""
+    bench.configure(*plugins, version="1.1.0")
+    assert "CNI plugin second fails on STATUS: no agent: start it" in bench.driver.obstacle()
+    (bench.bin / "ready").touch()
+    assert bench.driver.obstacle() == ""
+    assert bench.calls() == ["STATUS first", "STATUS second"] * 2
+
+
+def test_plugins_collect_at_start_what_nobody_holds(bench: Bench) -> None:
+    keep = f"""test $CNI_COMMAND != GC || echo "$config" > {bench.bin}/collected; echo '{{}}'"""
+    fails = "test $CNI_COMMAND != GC || exit 1; echo '{}'"
+    plugins = bench.plugin("fails", fails), bench.plugin("keeps", keep)
+    bench.configure(*plugins, version="1.1.0")
+    endpoint = bench.attach().endpoint
+
+    def start(live: Mapping[str, Endpoint]) -> list[str]:
+        """What plugins are called with at a start."""
+        before = len(bench.calls())
+        bench.net.host.run(bench.driver.reconcile, [bench.network], live)
+        return bench.calls()[before:]
+
+    def collected() -> object:
+        return json.loads((bench.bin / "collected").read_text())["cni.dev/valid-attachments"]
+
+    assert start({ID: endpoint}) == ["GC fails", "GC keeps"]
+    assert collected() == [{"containerID": ID, "ifname": "eth0"}]
+    assert start({}) == ["DEL keeps", "DEL fails", "GC fails", "GC keeps"]
+    assert collected() == []
+    bench.configure(*plugins, version="1.1.0", disableGC=True)
+    assert start({}) == []
+    bench.configure(*plugins)
+    assert start({}) == []
+
+
+def test_the_newest_version_that_both_know_counts(bench: Bench) -> None:
+    bench.configure(bench.plugin("plain", "exit 0"), version="0.4.0", cniVersions=["1.1.0", "9.0.0", "1.0.0"])
+    assert cniconfig.load(str(bench.conf)).version == "1.1.0"
 
 
 def test_reconcile_keeps_the_living(bench: Bench) -> None:
