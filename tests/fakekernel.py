@@ -147,6 +147,7 @@ class FakeExecDriver:
         self.pids = itertools.count(4242)
         self.processes: dict[str, FakeProcess] = {}
         self.pods: set[str] = set()
+        self.inside: dict[str, set[str]] = {}
         self.pod_specs: dict[str, PodSpec] = {}
         self.fail_pod: MoorageError | None = None
         self.fail_remove = False
@@ -189,6 +190,7 @@ class FakeExecDriver:
             raise Internal("the kernel is on fire")
         process = FakeProcess(self, argv, lambda status: self._tell(pod_id, spec.id, status))
         self.processes[spec.id] = process
+        self.inside.setdefault(pod_id, set()).add(spec.id)
         self._on_loop(self._run, process, self._early.pop(spec.id, []))
         return Started(process.pid, time.time_ns(), self.identity)
 
@@ -197,6 +199,11 @@ class FakeExecDriver:
 
     def kill(self, pod_id: str, container_id: str) -> None:
         self._on_loop(self._known(container_id).signal, 9)
+
+    def stop_pod(self, pod_id: str) -> None:
+        for container_id in self.inside.get(pod_id, ()):
+            if container_id in self.processes:
+                self._on_loop(self.processes[container_id].signal, 9)
 
     def remove_container(self, pod_id: str, container_id: str) -> None:
         self.calls.append(("remove_container", pod_id, container_id))

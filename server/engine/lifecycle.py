@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -346,6 +346,16 @@ class Lifecycle:
         stage("pod")
         self._exec.remove_pod(container.id)
 
+    async def running(self, ids: Iterable[str]) -> list[Container]:
+        """Those of them that run, when no start of any is under way."""
+        found = []
+        for container_id in ids:
+            with contextlib.suppress(NotFound):
+                container = await self._settled(container_id)
+                if container.state == "running":
+                    found.append(container)
+        return found
+
     async def end(self, container_id: str) -> None:
         """Kill a container if it runs, and see its end recorded; one that is gone is fine."""
         with contextlib.suppress(NotFound):
@@ -366,8 +376,18 @@ class Lifecycle:
             return self._containers.get(container_id)
 
     async def _kill_and_wait(self, container: Container) -> None:
-        await self._engine.blocking(Lane.KERNEL, self._exec.kill, container.pod, container.id)
-        if not await self._within(container.id, KILL_SECONDS):
+        if container.pod_id:
+            await self._engine.blocking(Lane.KERNEL, self._exec.kill, container.pod, container.id)
+        else:
+            await self._engine.blocking(Lane.KERNEL, self._exec.stop_pod, container.id)
+        await self.see_end(container)
+
+    async def see_end(self, container: Container) -> None:
+        """Wait for the end of a container that has been killed, until all that follows from it is done."""
+        ended = True
+        with contextlib.suppress(NotFound):
+            ended = await self._within(container.id, KILL_SECONDS)
+        if not ended:
             raise Internal(
                 f"container {container.name} has not ended {KILL_SECONDS} seconds after SIGKILL",
                 hint="a process of it may be stuck in the kernel: see its state with `moorage top`",

@@ -153,7 +153,10 @@ class PodLife:
         if pod.state == "ready":
             pod = self._pods.save(replace(pod, state="notready"))
         job.stage("containers")
-        await asyncio.gather(*(self._lifecycle.end(each.id) for each in self._containers.of_pod(pod_id)))
+        running = await self._lifecycle.running(each.id for each in self._containers.of_pod(pod_id))
+        if running:
+            await self._engine.blocking(Lane.KERNEL, self._exec.stop_pod, pod_id)
+            await asyncio.gather(*(self._lifecycle.see_end(container) for container in running))
         await self._engine.blocking(Lane.KERNEL, self.release, job.stage, pod)
         return self._pods.save(replace(pod, held=False, pid=0, endpoint=None), "stop")
 

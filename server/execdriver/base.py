@@ -192,6 +192,10 @@ class ExecDriver(Protocol):
         """SIGKILL every process of the container."""
         ...
 
+    def stop_pod(self, pod_id: str) -> None:
+        """SIGKILL every process of its containers; nothing can be started in it any more. Their ends are told. Missing is fine."""
+        ...
+
     def remove_container(self, pod_id: str, container_id: str) -> None:
         """Forget a container, killing what still runs of it; the pod stays. Missing is fine, of a pod that is missing too."""
         ...

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class NativeDriver:
         self._removing: set[str] = set()
         self._ending = ThreadPoolExecutor(1, "moorage-pods")
         """Sees supervisors end whose pods are gone already."""
+        self._leaving: dict[str, Future[None]] = {}
+        """Their ends; until then they hold the mounts of their last containers."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_exit: ExitCallback | None = None
         # These belong to the loop's thread.
@@ -101,6 +103,9 @@ class NativeDriver:
 
     def run_pod(self, spec: PodSpec) -> Pod:
         directory = self._directory(spec.id)
+        leaving = self._leaving.get(spec.id)
+        if leaving is not None:
+            leaving.result()
         try:
             directory.mkdir(mode=0o700)
         except FileExistsError as error:
@@ -130,6 +135,11 @@ class NativeDriver:
 
     def kill(self, pod_id: str, container_id: str) -> None:
         self._call(pod_id, {"op": "kill", "container": container_id})
+
+    def stop_pod(self, pod_id: str) -> None:
+        # A supervisor that has died has taken its containers with it, and who is told of their ends is told so.
+        with contextlib.suppress(NotFound, Unavailable):
+            self._call(pod_id, {"op": "stop"})
 
     def remove_container(self, pod_id: str, container_id: str) -> None:
         with contextlib.suppress(NotFound, Unavailable):
@@ -188,8 +198,17 @@ class NativeDriver:
             directory.rename(left)
             stack.pop_all()
             sock.close()
-            self._ending.submit(_finish, pidfd, left)
+            self._see_off(directory.name, pidfd, left)
             return [container_status(each) for each in answer["containers"]]
+
+    def _see_off(self, pod_id: str, pidfd: int, left: Path) -> None:
+        leaving = self._leaving[pod_id] = self._ending.submit(_finish, pidfd, left)
+
+        def left_now(done: Future[None]) -> None:
+            if self._leaving.get(pod_id) is done:
+                del self._leaving[pod_id]
+
+        leaving.add_done_callback(left_now)
 
     def _clean_up_and_delete(self, directory: Path) -> list[ContainerStatus]:
         with self._cleaning, contextlib.suppress(FileNotFoundError):

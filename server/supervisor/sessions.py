@@ -140,6 +140,11 @@ def dial(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None
     Dial(session.supervisor.loop, session.connection, message.get("id"), message["port"])
 
 
+def stop(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+    session.supervisor.stop()
+    return {}
+
+
 def remove(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
     supervisor = session.supervisor
     supervisor.remove(lambda: session.connection.send({"id": message.get("id"), **supervisor.remains()}))
@@ -157,5 +162,6 @@ OPERATIONS: dict[str, Operation] = {
     "exec": execute,
     "forget": forget,
     "dial": dial,
+    "stop": stop,
     "remove": remove,
 }

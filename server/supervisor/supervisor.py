@@ -84,6 +84,7 @@ class Supervisor:
         self._by_pid: dict[int, Container] = {}
         self._waiting: dict[str, list[Attachment]] = {}
         self._watchers: list[Connection] = []
+        self._stopped = False
         self._removed: list[Callable[[], None]] = []
         self._linger = LINGER_SECONDS
         self._init: podinit.Init | None = None
@@ -119,8 +120,8 @@ class Supervisor:
     def start(self, spec: Mapping[str, Any], stage: StageListener) -> Container:
         """Start a container, and connect those who attached before. Raises Failure."""
         identity = spec["container"]
-        if self._removed:
-            raise Failure("FailedPrecondition", f"pod {self.pod_id} is being removed")
+        if self._stopped:
+            raise Failure("FailedPrecondition", f"pod {self.pod_id} is being stopped")
         if "/" in identity or identity.startswith("."):
             raise Failure("InvalidArgument", f"{identity!r} is no container ID")
         before = self.containers.get(identity)
@@ -139,6 +140,8 @@ class Supervisor:
         container = Container(self._around, spec, started, self._ended)
         self.containers[identity] = container
         self._by_pid[container.pid] = container
+        if identity == self.pod_id:
+            self._hold_mounts(container)
         for attachment in waiting:
             container.attach(attachment)
         return container
@@ -197,12 +200,26 @@ class Supervisor:
     def remove(self, removed: Callable[[], None]) -> None:
         """Kill everything; when all is gone call `removed` and stop."""
         self._removed.append(removed)
+        self.stop()
+        self._stop_when_gone()
+
+    def stop(self) -> None:
+        """Kill every container; none is started any more."""
+        self._stopped = True
         if self._prepared is not None:
             self._prepared.child.discard()
             self._prepared = None
         for container in self._running():
+            self._hold_mounts(container)
             container.kill()
-        self._stop_when_gone()
+
+    def _hold_mounts(self, container: Container) -> None:
+        """Of a container that the pod ends with: to unmount its root may take as long as to write out a file system.
+
+        So it does not have to be waited for, but goes on when this process ends.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.open(f"/proc/{container.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def child_ended(self, pid: int, wait_status: int) -> None:
         """A child has been reaped: a container's first process, an exec'ed one, or an orphan that we inherited."""

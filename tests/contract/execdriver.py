@@ -157,6 +157,18 @@ class ExecDriverContract:
         assert sorted(each.name for each in path.parent.iterdir()) == ["log", "log.1"]
         assert all(each.stat().st_size <= 200_000 for each in path.parent.iterdir())
 
+    async def test_stop_pod_ends_all_that_runs_and_what_would_start(self, box: Box) -> None:
+        pod, spec, started = await box.run("sh", "-c", "sleep 100 & sleep 100")
+        other = box.spec("sleep", "100")
+        await box.start(pod, other)
+        await asyncio.to_thread(box.driver.stop_pod, pod.id)
+        assert {(await box.exit(each)).exit_code for each in (spec, other)} == {137}
+        assert not alive(started.pid)
+        with pytest.raises(FailedPrecondition, match="being stopped"):
+            await box.start(pod, box.spec("true"))
+        await asyncio.to_thread(box.driver.stop_pod, pod.id)
+        await asyncio.to_thread(box.driver.stop_pod, "nonsense")
+
     async def test_remove_pod_leaves_nothing(self, box: Box) -> None:
         pod, spec, started = await box.run("sh", "-c", "sleep 100 & sleep 100")
         await asyncio.to_thread(box.driver.remove_pod, pod.id)

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from moorage.server.errors import Internal, Unavailable, Unimplemented
-from moorage.server.execdriver.base import AttachSpec, ContainerSpec, Pod
+from moorage.server.execdriver.base import AttachSpec, ContainerSpec, Pod, PodSpec
 from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.native_channel import call, connect
 from moorage.server.execdriver.spawner_client import SpawnerClient
@@ -362,3 +364,28 @@ async def test_an_interface_is_configured_inside(box: NativeBox) -> None:
     for wrong in (InterfaceConfig("eth9", "10.0.0.1/8", "", 0), InterfaceConfig("eth0", "nonsense", "", 0)):
         with pytest.raises(Internal):
             await asyncio.to_thread(box.driver.configure_network, pod.id, [wrong])
+
+
+async def test_a_pod_of_the_same_id_waits_until_the_earlier_one_holds_no_mounts(box: NativeBox) -> None:
+    """A container that is started again mounts its root again, and must find it unmounted."""
+    identity = uuid4().hex
+    box.pods.append(identity)
+    spec = replace(box.spec("sleep", "100"), id=identity)
+    for _ in range(5):
+        pod, namespace = await stopped(box, spec)
+        held = [os.readlink(f"/proc/{pod.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pod.pid}/fd")]
+        assert namespace in held
+        await asyncio.to_thread(box.driver.remove_pod, identity)
+        await asyncio.to_thread(box.driver.run_pod, PodSpec(identity, "box"))
+        assert not alive(pod.pid)
+        await asyncio.to_thread(box.driver.remove_pod, identity)
+
+
+async def stopped(box: NativeBox, spec: ContainerSpec) -> tuple[Pod, str]:
+    """A pod whose container, of the same ID, has run and been killed, and the mount namespace that it had."""
+    pod = await asyncio.to_thread(box.driver.run_pod, PodSpec(spec.id, "box"))
+    started = await box.start(pod, spec)
+    namespace = os.readlink(f"/proc/{started.pid}/ns/mnt")
+    await asyncio.to_thread(box.driver.stop_pod, pod.id)
+    await until(lambda: not alive(started.pid))
+    return pod, namespace
