@@ -1,7 +1,7 @@
 """Pushes an image: the blobs that the repository lacks, several at once, then the manifest under its name.
 
-The manifest goes out as it came in, byte for byte, so that digests stay. A layer whose blob is not kept is mounted from, or fetched
-again from, a repository that is known to have it; only when there is none is it packed again, under a digest of its own, and manifest
+The manifest goes out as it came in, byte for byte, so that digests stay. A layer whose blob is not kept is mounted from, or relayed
+from, a repository that is known to have it; only when there is none is it packed again, under a digest of its own, and manifest
 and config are written anew.
 """
 
@@ -13,19 +13,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    MoorageError,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
+from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.model import Image, LayerBlob
 from moorage.server.registry import manifest as manifests
+from moorage.server.registry.blob import BlobReader
 from moorage.server.registry.client import Client
 from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.layers import Shared, child_of
@@ -33,8 +27,9 @@ from moorage.server.registry.manifest import Descriptor, Manifest
 from moorage.server.registry.origins import Origins, read_all
 from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.reference import Reference
+from moorage.server.registry.relay import Damaged, Relay, Unobtainable
 from moorage.server.registry.remote import Remote
-from moorage.server.registry.upload import Sent, Uploader, manifest_digest
+from moorage.server.registry.upload import Readable, Sent, Uploader, manifest_digest
 
 _FOREIGN = ("nondistributable", "foreign")
 """Layers that say they are not to be pushed (OCI image spec, layer.md)."""
@@ -136,7 +131,7 @@ class Transfer:
                 self._report(blob.digest, PushStage.WAITING, 0, blob.size)
                 try:
                     self._put(blob, blob.digest, self._sources(blob))
-                except _Unavailable:
+                except Unobtainable:
                     message = f"cannot copy {origin}: its blob {blob.digest} is not to be had"
                     raise NotFound(message, reason="REGISTRY_NOT_FOUND") from None
         self.put_manifest(document.raw, document.media_type, document.digest, document.digest)
@@ -207,7 +202,7 @@ class Transfer:
         """Send one layer; answers the blob that was packed in its place, if it had to be."""
         try:
             self._put(blob, blob.digest, self._sources(blob))
-        except _Unavailable:
+        except Unobtainable:
             return self._stand_in(blob, chain_id)
         return None
 
@@ -230,65 +225,47 @@ class Transfer:
         return self._origins.repositories(blob.digest, self._reference.domain, self._reference.path)
 
     def _put(self, blob: Descriptor, shown: str, sources: list[str]) -> None:
+        """Send a blob. Raises Unobtainable when nobody has it."""
+
         def moved(count: int) -> None:
             self._report(shown, PushStage.UPLOADING, count, blob.size)
 
-        sent = self._uploader.put(blob, lambda: self._content(blob), sources, moved)
+        origins = self._elsewhere(blob.digest)
+        while True:
+            try:
+                sent = self._uploader.put(blob, partial(self._content, blob, origins), sources, moved)
+                break
+            except Damaged as damaged:
+                origins = [found for found in origins if found[0] not in damaged.origins]
         self._report(shown, _STAGES[sent], blob.size, blob.size)
 
     @contextmanager
-    def _content(self, blob: Descriptor) -> Iterator[BinaryIO]:
-        """A blob's bytes: from the content store, or fetched once more for this push. Raises _Unavailable when nobody has it."""
+    def _content(self, blob: Descriptor, origins: list[tuple[Reference, Descriptor]]) -> Iterator[Readable]:
+        """A blob's bytes: from the content store, else out of the first of `origins` that answers at once, or after some patience."""
         content = self._graph.content
         if content.exists(blob.digest):
             with content.open(blob.digest) as file:
                 yield file
             return
-        with self._shared.wanted.held([blob.digest]) as used:
-            self._fetch(blob)
-            with content.open(blob.digest) as file:
-                yield file
-            used(blob.digest)
+        self._report(blob.digest, PushStage.FETCHING, 0, blob.size)
+        patience = (0, min(_FETCH_RETRIES, self._client.config.retries))
+        ways = [(found[0], partial(self._open_at, *found, retries)) for retries in patience for found in origins]
+        with Relay(blob, ways, self._cancel) as relay:
+            yield relay
 
-    def _fetch(self, blob: Descriptor) -> None:
-        """From whoever answers at once, else from who does after some patience."""
-        origins = [
-            found for found in self._origins.of(blob.digest) if found[0].repository != self._reference.repository
-        ]
-        for retries in (0, min(_FETCH_RETRIES, self._client.config.retries)):
-            for origin, listed in origins:
-                try:
-                    self._fetch_from(origin, listed, retries)
-                    return
-                except (Unavailable, ResourceExhausted):
-                    self._cancel.check()
-                except MoorageError:
-                    self._cancel.check()
-                    origins = [found for found in origins if found[0] != origin]
-        raise _Unavailable(blob.digest)
+    def _elsewhere(self, digest: str) -> list[tuple[Reference, Descriptor]]:
+        """The repositories, but for the one that is pushed to, that may have a blob."""
+        return [found for found in self._origins.of(digest) if found[0].repository != self._reference.repository]
 
-    def _fetch_from(self, origin: Reference, blob: Descriptor, retries: int) -> None:
+    def _open_at(self, origin: Reference, listed: Descriptor, retries: int, offset: int) -> BlobReader:
         auth = self._auth if origin.domain == self._reference.domain else None
         repository = self._client.repository(origin, auth, self._cancel, retries=retries)
-        content = self._graph.content
-        with self._shared.flights.alone(blob.digest, self._cancel):
-            if content.exists(blob.digest):
-                return
-            with content.writer(blob.digest, blob.size, durable=False) as writer:
-                with repository.open_blob(blob, writer.offset, self._cancel) as reader:
-                    while data := reader.chunk():
-                        writer.write(data)
-                        self._report(blob.digest, PushStage.FETCHING, reader.offset, blob.size)
-                writer.commit()
+        return repository.open_blob(listed, offset, self._cancel)
 
     def _config(self, blob: Descriptor, config: bytes) -> None:
         self._report(blob.digest, PushStage.WAITING, 0, blob.size)
         sent = self._uploader.put(blob, lambda: io.BytesIO(config), self._sources(blob))
         self._report(blob.digest, _STAGES[sent], blob.size, blob.size)
-
-
-class _Unavailable(Exception):
-    """Nobody is known who has a blob."""
 
 
 def _rewritten(document: Manifest, config: bytes, packed: dict[str, LayerBlob]) -> tuple[Manifest, bytes]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import BinaryIO
+from typing import Protocol
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Internal, MoorageError, NotFound
@@ -27,6 +27,14 @@ _DATA = {"Content-Type": "application/octet-stream"}
 
 Moved = Callable[[int], None]
 """Told how many bytes of the blob have gone so far."""
+
+
+class Readable(Protocol):
+    """Where a blob's bytes come from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, offset: int, /) -> int: ...
 
 
 class Sent(Enum):
@@ -56,7 +64,7 @@ class Uploader:
     def put(
         self,
         blob: Descriptor,
-        content: Callable[[], AbstractContextManager[BinaryIO]],
+        content: Callable[[], AbstractContextManager[Readable]],
         sources: Iterable[str] = (),
         moved: Moved = lambda _: None,
     ) -> Sent:
@@ -100,7 +108,7 @@ class Uploader:
             self._remote, subject, self._remote.located(answer, subject), chunk, self._throttle, self._cancel
         )
 
-    def _send(self, blob: Descriptor, file: BinaryIO, session: _Session | None, moved: Moved) -> None:
+    def _send(self, blob: Descriptor, file: Readable, session: _Session | None, moved: Moved) -> None:
         attempts = Attempts(self._remote.retries, self._cancel)
         broken, reached = False, 0
         while True:
@@ -134,7 +142,7 @@ class _Session:
         self._chunk, self._throttle, self._cancel = chunk, throttle, cancel
         self.offset = 0
 
-    def send(self, blob: Descriptor, file: BinaryIO, moved: Moved) -> None:
+    def send(self, blob: Descriptor, file: Readable, moved: Moved) -> None:
         """All from `offset` on, and the end. A blob that goes whole, from its beginning, needs one request."""
         whole = self.offset == 0 and (not self._chunk or blob.size <= self._chunk)
         while not whole and self.offset < blob.size:
@@ -166,7 +174,7 @@ class _Session:
         except (MoorageError, TryAgain):
             self._cancel.check()
 
-    def _patch(self, length: int, file: BinaryIO, moved: Moved) -> None:
+    def _patch(self, length: int, file: Readable, moved: Moved) -> None:
         file.seek(self.offset)
         end = self.offset + length
         body = _Piece(file, length, self.offset, moved, self._throttle, self._cancel)
@@ -205,7 +213,7 @@ class _Piece:
     """A part of a file, as the body of a request."""
 
     def __init__(
-        self, file: BinaryIO, length: int, offset: int, moved: Moved, throttle: Throttle, cancel: CancelToken
+        self, file: Readable, length: int, offset: int, moved: Moved, throttle: Throttle, cancel: CancelToken
     ) -> None:
         self._file, self._left, self._offset = file, length, offset
         self._moved, self._throttle, self._cancel = moved, throttle, cancel

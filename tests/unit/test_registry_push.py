@@ -329,6 +329,48 @@ def test_a_dropped_blob_is_fetched_from_where_it_came(world: World) -> None:
     assert LAYER.digest not in world.graph.content.blobs, "only for the push"
 
 
+def test_a_relayed_upload_goes_on_where_it_broke(world: World) -> None:
+    kept, broken = 700_000, []
+
+    def intercept(request: Request) -> Reply | None:
+        if request.method != "PUT" or len(request.body) < kept or broken:
+            return None
+        broken.append(request.path)
+        world.registry.uploads[request.path.partition("?")[0]] += request.body[:kept]
+        return Reply(drop=True)
+
+    world.graph.content.delete(LAYER.digest)
+    world.registry.intercept = intercept
+    assert not world.push().rewritten
+    assert world.registry.blobs[LAYER.digest] == LAYER.data
+    assert [request.headers["Range"] for request in world.origin.requests if "Range" in request.headers] == [
+        f"bytes={kept}-"
+    ]
+
+
+@pytest.mark.parametrize("another", [True, False], ids=["another origin", "no other origin"])
+def test_what_comes_damaged_is_not_sent_whole(world: World, another: bool) -> None:
+    """It comes from the next repository that has it, else another blob is packed."""
+    spoilt = LAYER.data[:-1] + b"?"
+    world.graph.content.delete(LAYER.digest)
+    world.origin.blobs[LAYER.digest] = spoilt
+    data = gzip.compress(BIG, 1, mtime=0)
+    world.graph.content.blobs[sha256(data)] = data
+    chain_id = world.graph.images[-1].layers[1].chain_id
+    world.graph.packable[chain_id] = LayerBlob(
+        sha256(data), "application/vnd.oci.image.layer.v1.tar+gzip", len(data), sha256(BIG)
+    )
+    with FakeRegistry() as second:
+        world.configure(replace(world.config, hosts=(*world.config.hosts, HostConfig(second.host, plain_http=True))))
+        if another:
+            second.add("team/app", "latest", IMAGE)
+            world.puller.pull(parse(f"{second.host}/team/app"), Platform(), None, lambda _: None, CancelToken())
+            world.graph.content.delete(LAYER.digest)
+        assert world.push().rewritten != another
+    assert spoilt not in [request.body for request in world.sent("PUT")]
+    assert (world.registry.blobs.get(LAYER.digest) == LAYER.data) == another
+
+
 def test_a_dropped_blob_that_the_registry_has_is_not_fetched(world: World) -> None:
     world.push()
     for blob in IMAGE.layers:

@@ -24,14 +24,14 @@ LOG_LIMIT = 64 << 30
 class Mooraged:
     """Implements `Server`."""
 
-    def __init__(self, directory: Path, mirrors: Mapping[str, str]) -> None:
-        self.daemon = Daemon(directory, mirrors)
+    def __init__(self, directory: Path, mirrors: Mapping[str, str], settings: str = "") -> None:
+        self.daemon = Daemon(directory, mirrors, settings=settings)
 
     @classmethod
     @contextmanager
-    def running(cls, directory: Path, mirrors: Mapping[str, str]) -> Iterator[Mooraged]:
-        """A daemon with all it has in `directory`."""
-        server = cls(directory, mirrors)
+    def running(cls, directory: Path, mirrors: Mapping[str, str], settings: str = "") -> Iterator[Mooraged]:
+        """A daemon with all it has in `directory`, and with these settings."""
+        server = cls(directory, mirrors, settings)
         server.daemon.start()
         try:
             yield server
