@@ -16,7 +16,7 @@ class CancelToken:
     """Set once, from any thread; never unset."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._set = False
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._why = ""
@@ -24,34 +24,36 @@ class CancelToken:
 
     @property
     def cancelled(self) -> bool:
-        return self._event.is_set()
+        return self._set
 
     def cancel(self, why: str, *, deadline: bool = False) -> None:
         """Set the token and run the callbacks, once. `why` becomes the error's message."""
         with self._lock:
-            if self._event.is_set():
+            if self._set:
                 return
             self._why, self._deadline = why, deadline
-            self._event.set()
+            self._set = True
             callbacks = list(self._callbacks)
         for callback in callbacks:
             callback()
 
     def check(self) -> None:
         """Raise Cancelled or DeadlineExceeded when the token is set."""
-        if self._event.is_set():
+        if self._set:
             raise (DeadlineExceeded if self._deadline else Cancelled)(self._why)
 
     def wait(self, seconds: float) -> None:
         """Sleep, but no longer than until the token is set; then raise as `check` does."""
-        self._event.wait(seconds)
+        woken = threading.Event()
+        with self.on_cancel(woken.set):
+            woken.wait(seconds)
         self.check()
 
     @contextmanager
     def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
         """Run `callback` from the cancelling thread if the token is set inside the block (at once if it is set already)."""
         with self._lock:
-            already = self._event.is_set()
+            already = self._set
             self._callbacks.append(callback)
         if already:
             callback()

@@ -10,6 +10,7 @@ from grpc import aio
 
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
+from moorage.server.api.derived import Derived
 from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.server.errors import InvalidArgument
@@ -31,6 +32,7 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         self._log_path = log_path
         self._cgroup_path = cgroup_path
         self._graph_driver = graph_driver
+        self._listed: Derived[Container, bytes] = Derived(self._serialised)
 
     async def CreateContainer(self, request: pb.CreateContainerRequest, context: Ctx) -> pb.CreateContainerResponse:
         command = commands.Create(request.name, convert.container_config(request.config))
@@ -65,7 +67,9 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         )
         found = await self._engine.run(command, ctx.of(context))
         chosen, token = ctx.page(found, lambda c: (-c.created_ns, c.id), request.page_size, request.page_token)
-        return pb.ListContainersResponse(containers=[self._container(c) for c in chosen], next_page_token=token)
+        response = pb.ListContainersResponse.FromString(b"".join(map(self._listed, chosen)))
+        response.next_page_token = token
+        return response
 
     async def GetContainer(self, request: pb.GetContainerRequest, context: Ctx) -> pb.Container:
         found = await self._engine.run(commands.InspectContainer(request.id), ctx.of(context))
@@ -163,6 +167,10 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
             async for samples in items:
                 yield pb.GetStatsResponse(stats=[convert.sample(sample) for sample in samples])
+
+    def _serialised(self, value: Container) -> bytes:
+        """A list of this one alone: put one after the other, such lists are the list of all."""
+        return pb.ListContainersResponse(containers=[self._container(value)]).SerializeToString()
 
     def _container(self, value: Container, size_rw: int = 0) -> pb.Container:
         return convert.container(

@@ -36,6 +36,8 @@ from moorage.server.model import Event
 
 T = TypeVar("T")
 Subscriber = Callable[[list[Event]], None]
+Index = dict[str, dict[str, set[str]]]
+"""Of edges, by the ID at one of their ends: kind to names."""
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +64,8 @@ class Memory:
     def __init__(self) -> None:
         self.nodes: dict[str, dict[str, Node]] = {}
         self.edges: dict[str, dict[str, Edge]] = {}
-        self.incoming: dict[str, set[tuple[str, str]]] = {}
-        self.outgoing: dict[str, set[tuple[str, str]]] = {}
+        self.incoming: Index = {}
+        self.outgoing: Index = {}
 
     def put(self, kind: str, id: str, node: Node | None) -> None:
         if node is None:
@@ -72,24 +74,29 @@ class Memory:
             self.nodes.setdefault(kind, {})[id] = node
 
     def link(self, kind: str, name: str, edge: Edge | None) -> None:
-        key = (kind, name)
         old = self.edges.get(kind, {}).pop(name, None)
         if old is not None:
-            _discard(self.incoming, old.target, key)
-            _discard(self.outgoing, old.source, key)
+            _discard(self.incoming, old.target, kind, name)
+            _discard(self.outgoing, old.source, kind, name)
         if edge is not None:
             self.edges.setdefault(kind, {})[name] = edge
-            self.incoming.setdefault(edge.target, set()).add(key)
+            self.incoming.setdefault(edge.target, {}).setdefault(kind, set()).add(name)
             if edge.source:
-                self.outgoing.setdefault(edge.source, set()).add(key)
+                self.outgoing.setdefault(edge.source, {}).setdefault(kind, set()).add(name)
 
 
-def _discard(index: dict[str, set[tuple[str, str]]], id: str, key: tuple[str, str]) -> None:
-    keys = index.get(id)
-    if keys is not None:
-        keys.discard(key)
-        if not keys:
+def _discard(index: Index, id: str, kind: str, name: str) -> None:
+    kinds = index.get(id, {})
+    if kind in kinds:
+        kinds[kind].discard(name)
+        if not kinds[kind]:
+            del kinds[kind]
+        if not kinds:
             del index[id]
+
+
+def _keys(index: Index, id: str) -> list[tuple[str, str]]:
+    return [(kind, name) for kind, names in index.get(id, {}).items() for name in names]
 
 
 class Transaction:
@@ -159,11 +166,11 @@ class Transaction:
         return self._edges[key] if key in self._edges else self._memory.edges.get(kind, {}).get(name)
 
     def _incoming(self, id: str) -> list[tuple[str, str]]:
-        kept = [key for key in self._memory.incoming.get(id, ()) if key not in self._edges]
+        kept = [key for key in _keys(self._memory.incoming, id) if key not in self._edges]
         return kept + [key for key, edge in self._edges.items() if edge is not None and edge.target == id]
 
     def _outgoing(self, id: str) -> list[tuple[str, str]]:
-        kept = [key for key in self._memory.outgoing.get(id, ()) if key not in self._edges]
+        kept = [key for key in _keys(self._memory.outgoing, id) if key not in self._edges]
         return kept + [key for key, edge in self._edges.items() if edge is not None and edge.source == id]
 
     def finish(self) -> Changes:
@@ -262,13 +269,13 @@ class GraphDB:
     def names(self, edge: str, target: str) -> list[str]:
         """The names of the edges of a kind that lead to `target`, sorted."""
         with self._memory_lock:
-            return sorted(name for kind, name in self._memory.incoming.get(target, ()) if kind == edge)
+            return sorted(self._memory.incoming.get(target, {}).get(edge, ()))
 
     def targets(self, edge: str, source: str) -> list[str]:
         """Where the edges of a kind from `source` lead, sorted."""
         with self._memory_lock:
-            keys = [name for kind, name in self._memory.outgoing.get(source, ()) if kind == edge]
-            return sorted({self._memory.edges[edge][name].target for name in keys})
+            names = self._memory.outgoing.get(source, {}).get(edge, ())
+            return sorted({self._memory.edges[edge][name].target for name in names})
 
     def _decode(self, kind: str, id: str, node: Node, type: type[T]) -> T:
         try:

@@ -11,6 +11,7 @@ from grpc import aio
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api import context as ctx
 from moorage.server.api.cri import convert_container, convert_pod
+from moorage.server.api.derived import Derived
 from moorage.server.config import Cri
 from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
@@ -56,6 +57,7 @@ class Calls:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._engine = setting.engine
+        self._recorded = Derived(convert_container.recorded_status)
 
     async def _run(self, command: Command[R], context: Ctx) -> R:
         return await self._engine.run(command, ctx.of(context))
@@ -83,7 +85,8 @@ class Calls:
             return None
 
     async def _container_status(self, container: Container, caller: Context) -> pb.ContainerStatus:
-        return convert_container.container_status(container, image=await self._image(container.image_id, caller))
+        image = await self._image(container.image_id, caller)
+        return convert_container.container_status(container, self._recorded(container), image=image)
 
     async def _pod_statuses(
         self, pod: PodRecord, caller: Context

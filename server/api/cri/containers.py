@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api import context as ctx
 from moorage.server.api.cri import common, convert_container, filters
-from moorage.server.api.cri.calls import Calls, Ctx
+from moorage.server.api.cri.calls import Calls, Ctx, Setting
+from moorage.server.api.derived import Derived
 from moorage.server.engine import commands
 from moorage.server.engine.job import Context
 from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
@@ -21,6 +22,10 @@ MAX_OUTPUT = (16 << 20) - 1024
 
 class ContainerCalls(Calls):
     """Create, start, stop, remove, look at, update containers."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._listed_container = Derived(convert_container.listed)
 
     async def CreateContainer(self, request: pb.CreateContainerRequest, context: Ctx) -> pb.CreateContainerResponse:
         caller = ctx.of(context)
@@ -63,12 +68,14 @@ class ContainerCalls(Calls):
         return pb.ContainerStatusResponse(status=status, info={"info": _info(container)} if request.verbose else {})
 
     async def ListContainers(self, request: pb.ListContainersRequest, context: Ctx) -> pb.ListContainersResponse:
-        return pb.ListContainersResponse(containers=await self._containers_listed(request.filter, ctx.of(context)))
+        found = await self._containers_found(request.filter, ctx.of(context))
+        return pb.ListContainersResponse.FromString(b"".join(map(self._listed_container, found)))
 
     async def StreamContainers(
         self, request: pb.StreamContainersRequest, context: Ctx
     ) -> AsyncIterator[pb.StreamContainersResponse]:
-        for batch in common.batches(await self._containers_listed(request.filter, ctx.of(context))):
+        found = await self._containers_found(request.filter, ctx.of(context))
+        for batch in common.batches(map(convert_container.container, found)):
             yield pb.StreamContainersResponse(containers=batch)
 
     async def UpdateContainerResources(
@@ -110,9 +117,8 @@ class ContainerCalls(Calls):
     async def RestorePod(self, request: pb.RestorePodRequest, context: Ctx) -> pb.RestorePodResponse:
         raise Unimplemented("checkpoints are not offered")
 
-    async def _containers_listed(self, wanted: pb.ContainerFilter, caller: Context) -> list[pb.Container]:
-        found = filters.containers(await self._containers(caller), wanted)
-        return [convert_container.container(each) for each in found]
+    async def _containers_found(self, wanted: pb.ContainerFilter, caller: Context) -> list[Container]:
+        return filters.containers(await self._containers(caller), wanted)
 
 
 def fitting(stdout: bytes, stderr: bytes) -> tuple[bytes, bytes]:

@@ -192,11 +192,25 @@ def container(value: Container) -> pb.Container:
     )
 
 
-def container_status(value: Container, *, image: Image | None) -> pb.ContainerStatus:
-    """A container, whole. `image` is None when it has been removed."""
+def listed(value: Container) -> bytes:
+    """A list of this one alone, serialised: put one after the other, such lists are the list of all."""
+    return pb.ListContainersResponse(containers=[container(value)]).SerializeToString()
+
+
+def container_status(value: Container, recorded: bytes, *, image: Image | None) -> pb.ContainerStatus:
+    """A container, whole: what `recorded_status` makes of its record, and what its image is called now.
+
+    `image` is None when it has been removed.
+    """
+    status = pb.ContainerStatus.FromString(recorded)
+    status.image.image = image.tags[0] if image and image.tags else value.config.image
+    return status
+
+
+def recorded_status(value: Container) -> bytes:
+    """What a container's record says of its status, serialised."""
     config, end = value.config, _end(value)
-    name = image.tags[0] if image and image.tags else config.image
-    return pb.ContainerStatus(
+    status = pb.ContainerStatus(
         id=value.id,
         metadata=container_metadata(config),
         state=container_state(value),
@@ -206,7 +220,7 @@ def container_status(value: Container, *, image: Image | None) -> pb.ContainerSt
         exit_code=end.exit_code if end else 0,
         reason=_reason(end) if end else "",
         message=end.error if end else "",
-        image=pb.ImageSpec(image=name, user_specified_image=config.image, image_ref=value.image_id),
+        image=pb.ImageSpec(user_specified_image=config.image, image_ref=value.image_id),
         image_ref=value.image_ref or value.image_id,
         image_id=value.image_id,
         labels=config.labels,
@@ -217,6 +231,7 @@ def container_status(value: Container, *, image: Image | None) -> pb.ContainerSt
         user=_user(value),
         stop_signal=common.signal_message(value.stop_signal or "SIGTERM"),
     )
+    return status.SerializeToString()
 
 
 def _mount_messages(value: Container) -> list[pb.Mount]:

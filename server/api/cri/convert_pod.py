@@ -140,6 +140,11 @@ def pod(value: PodRecord) -> pb.PodSandbox:
     )
 
 
+def listed(value: PodRecord) -> bytes:
+    """A list of this one alone, serialised: put one after the other, such lists are the list of all."""
+    return pb.ListPodSandboxResponse(items=[pod(value)]).SerializeToString()
+
+
 def pod_status(value: PodRecord) -> pb.PodSandboxStatus:
     """A pod, whole."""
     config = value.config

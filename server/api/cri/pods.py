@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api import context as ctx
 from moorage.server.api.cri import common, convert_pod, filters
-from moorage.server.api.cri.calls import Calls, Ctx
+from moorage.server.api.cri.calls import Calls, Ctx, Setting
+from moorage.server.api.derived import Derived
 from moorage.server.engine import podcommands as commands
 from moorage.server.engine.job import Context
 from moorage.server.errors import InvalidArgument
@@ -19,6 +20,10 @@ from moorage.server.model import PodRecord
 
 class PodCalls(Calls):
     """Run, stop, remove, look at and update pods."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._listed_pod = Derived(convert_pod.listed)
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Ctx) -> pb.RunPodSandboxResponse:
         known = ("", *self._setting.config.runtime_handlers)
@@ -51,12 +56,14 @@ class PodCalls(Calls):
         )
 
     async def ListPodSandbox(self, request: pb.ListPodSandboxRequest, context: Ctx) -> pb.ListPodSandboxResponse:
-        return pb.ListPodSandboxResponse(items=await self._pods_listed(request.filter, ctx.of(context)))
+        found = await self._pods_found(request.filter, ctx.of(context))
+        return pb.ListPodSandboxResponse.FromString(b"".join(map(self._listed_pod, found)))
 
     async def StreamPodSandboxes(
         self, request: pb.StreamPodSandboxesRequest, context: Ctx
     ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
-        for batch in common.batches(await self._pods_listed(request.filter, ctx.of(context))):
+        found = await self._pods_found(request.filter, ctx.of(context))
+        for batch in common.batches(map(convert_pod.pod, found)):
             yield pb.StreamPodSandboxesResponse(pod_sandboxes=batch)
 
     async def UpdatePodSandboxResources(
@@ -68,11 +75,10 @@ class PodCalls(Calls):
         await self._run(command, context)
         return pb.UpdatePodSandboxResourcesResponse()
 
-    async def _pods_listed(self, wanted: pb.PodSandboxFilter, caller: Context) -> list[pb.PodSandbox]:
+    async def _pods_found(self, wanted: pb.PodSandboxFilter, caller: Context) -> list[PodRecord]:
         """Without those that are still being made: whoever asked for them has no ID yet, and nobody else shall collect them."""
         records = await self._engine.run(commands.ListPods(), caller)
-        made = [record for record in records if record.state != "starting"]
-        return [convert_pod.pod(record) for record in filters.pods(made, wanted)]
+        return filters.pods([record for record in records if record.state != "starting"], wanted)
 
 
 def _info(pod: PodRecord) -> str:
