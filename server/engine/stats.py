@@ -1,7 +1,7 @@
 """Handler for stats: one sampler that all readers share, from the cgroups and the host's ends of the links.
 
-A sample of everything is taken when a reader needs one that is newer than the last; each container's cgroup files stay open between
-samples (opening them is most of the cost).
+A sample of all containers, or of all pods, is taken when a reader needs one that is newer than the last; the cgroups' files stay open
+between samples (opening them is most of the cost).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Set
+from typing import Generic, TypeVar
 
 import psutil
 
@@ -30,6 +30,44 @@ T = TypeVar("T")
 FRESH_SECONDS = 0.05
 BATCH = 16
 NO_COUNTERS = Counters(0, 0, 0, 0)
+Key = tuple[str, int]
+"""Who has a cgroup, and since when: one that is started again has another."""
+
+
+class Readers(Generic[T]):
+    """The cgroups of containers, or of pods, which are read together."""
+
+    def __init__(self, cgroups: CgroupManager, path: Callable[[T], str]) -> None:
+        self._cgroups = cgroups
+        self._path = path
+        self._samplers: dict[Key, Sampler] = {}
+        self._done: set[Key] = set()
+        self._begun = 0.0
+
+    def stale(self, keys: Set[Key]) -> bool:
+        """Whether all are to be read again: the last time is too long ago, or some were not there then."""
+        return time.monotonic() - self._begun >= FRESH_SECONDS or not keys <= self._done
+
+    def read(self, key: Key, owner: T) -> CgroupStats | None:
+        """None when the cgroup has gone since its owner was listed."""
+        try:
+            if key not in self._samplers:
+                self._samplers[key] = self._cgroups.cgroup(self._path(owner)).sampler()
+            return self._samplers[key].read()
+        except OSError:
+            return None
+
+    def done(self, keys: Set[Key], begun: float) -> None:
+        """All of these were read, from `begun` on (on the monotonic clock); the files of others are closed."""
+        for key in self._samplers.keys() - keys:
+            self._samplers.pop(key).close()
+        self._done, self._begun = set(keys), begun
+
+    def close(self) -> None:
+        """Let go of the cgroups' files."""
+        for sampler in self._samplers.values():
+            sampler.close()
+        self._samplers.clear()
 
 
 class Stats:
@@ -38,13 +76,10 @@ class Stats:
     def __init__(self, containers: Containers, pods: Pods, cgroups: CgroupManager, places: Places) -> None:
         self._containers = containers
         self._pods = pods
-        self._cgroups = cgroups
-        self._places = places
-        self._samplers: dict[tuple[str, int], Sampler] = {}
+        self._of_containers = Readers[Container](cgroups, lambda container: places.cgroup_path(container.id))
+        self._of_pods = Readers[PodRecord](cgroups, places.pod_cgroup_path)
         self._samples: dict[str, commands.Sample] = {}
         self._pod_samples: dict[str, PodSample] = {}
-        self._sampled: set[tuple[str, int]] = set()
-        self._taken = 0.0
         self._sampling = asyncio.Lock()
         self._host_memory = psutil.virtual_memory().total
 
@@ -54,7 +89,8 @@ class Stats:
             raise InvalidArgument("interval must be at least 100 ms", field="interval_millis")
         ids = [self._containers.resolve(text) for text in command.ids]
         while True:
-            samples = await self._sample()
+            async with self._sampling:
+                samples = await self._sample_containers()
             wanted = ids or sorted(samples)
             yield [samples[container_id] for container_id in wanted if container_id in samples]
             if not command.stream:
@@ -64,66 +100,54 @@ class Stats:
     async def pods(self, job: Job, command: SamplePods) -> list[PodSample]:
         """One sample of each pod that is ready, or of those named that are."""
         ids = [self._pods.resolve(text) for text in command.ids]
-        await self._sample()
+        async with self._sampling:
+            await self._sample_containers()
+            await self._sample_pods()
         return [self._pod_samples[pod_id] for pod_id in ids or self._pod_samples if pod_id in self._pod_samples]
 
     def close(self) -> None:
-        """Let go of the cgroup files."""
-        for sampler in self._samplers.values():
-            sampler.close()
-        self._samplers.clear()
+        """Let go of the cgroups' files."""
+        self._of_containers.close()
+        self._of_pods.close()
 
-    async def _sample(self) -> dict[str, commands.Sample]:
-        """What is newer than the last sample has it taken again, however young it is."""
-        async with self._sampling:
-            now = time.monotonic()
-            running = [c for c in self._containers.all() if c.state == "running"]
-            ready = [pod for pod in self._pods.all() if pod.state == "ready"]
-            keys = {*((c.id, c.started_ns) for c in running), *((p.id, p.created_ns) for p in ready)}
-            if now - self._taken >= FRESH_SECONDS or not keys <= self._sampled:
-                self._drop_others(keys)
-                self._sampled = keys
-                links = read_counters()
-                await self._sample_containers(running, links)
-                await self._sample_pods(ready, links)
-                self._taken = now
+    async def _sample_containers(self) -> dict[str, commands.Sample]:
+        """Those that run. What is newer than the last sample has it taken again, however young it is."""
+        running = {(c.id, c.started_ns): c for c in self._containers.all() if c.state == "running"}
+        if not self._of_containers.stale(running.keys()):
             return self._samples
-
-    async def _sample_containers(self, running: Iterable[Container], links: dict[str, Counters]) -> None:
+        begun, links = time.monotonic(), read_counters()
         samples = {}
-        for number, container in enumerate(running):
-            stats = self._read((container.id, container.started_ns), self._places.cgroup_path, container.id)
+        for number, (key, container) in enumerate(running.items()):
+            stats = self._of_containers.read(key, container)
             if stats is not None:
                 samples[container.id] = self._one(container, stats, links, self._samples.get(container.id))
             await _breathe(number)
+        self._of_containers.done(running.keys(), begun)
         self._samples = samples
+        return samples
 
-    async def _sample_pods(self, ready: Iterable[PodRecord], links: dict[str, Counters]) -> None:
+    async def _sample_pods(self) -> None:
+        """Those that are ready, with the last samples of their containers."""
+        ready = {(pod.id, pod.created_ns): pod for pod in self._pods.all() if pod.state == "ready"}
+        if not self._of_pods.stale(ready.keys()):
+            return
+        begun, links, inside = time.monotonic(), read_counters(), self._by_pod()
+        samples = {}
+        for number, (key, pod) in enumerate(ready.items()):
+            stats = self._of_pods.read(key, pod)
+            if stats is not None:
+                samples[pod.id] = _pod(pod, stats, links, self._pod_samples.get(pod.id), tuple(inside[pod.id]))
+            await _breathe(number)
+        self._of_pods.done(ready.keys(), begun)
+        self._pod_samples = samples
+
+    def _by_pod(self) -> dict[str, list[commands.Sample]]:
         inside: defaultdict[str, list[commands.Sample]] = defaultdict(list)
         for container_id, sample in self._samples.items():
             container = self._containers.find(container_id)
             if container is not None and container.pod_id:
                 inside[container.pod_id].append(sample)
-        samples = {}
-        for number, pod in enumerate(ready):
-            stats = self._read((pod.id, pod.created_ns), self._places.pod_cgroup_path, pod)
-            if stats is not None:
-                samples[pod.id] = _pod(pod, stats, links, self._pod_samples.get(pod.id), tuple(inside[pod.id]))
-            await _breathe(number)
-        self._pod_samples = samples
-
-    def _read(self, key: tuple[str, int], path: Callable[[T], str], owner: T) -> CgroupStats | None:
-        """None when the cgroup has gone since its owner was listed."""
-        try:
-            if key not in self._samplers:
-                self._samplers[key] = self._cgroups.cgroup(path(owner)).sampler()
-            return self._samplers[key].read()
-        except OSError:
-            return None
-
-    def _drop_others(self, keep: set[tuple[str, int]]) -> None:
-        for key in self._samplers.keys() - keep:
-            self._samplers.pop(key).close()
+        return inside
 
     def _one(
         self,

@@ -13,6 +13,7 @@ from moorage.server.api.cri import common, filters
 from moorage.server.api.cri.calls import Calls, Ctx, Setting
 from moorage.server.api.cri.convert_container import container_metadata
 from moorage.server.api.cri.convert_pod import pod_metadata
+from moorage.server.api.derived import Derived
 from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
 from moorage.server.engine.engine import Engine
@@ -75,64 +76,75 @@ class StatsCalls(Calls):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._usages = LayerUsages(setting.engine)
+        self._unchanging = Derived(self._of_record)
 
     async def ContainerStats(self, request: pb.ContainerStatsRequest, context: Ctx) -> pb.ContainerStatsResponse:
         caller = ctx.of(context)
         container = await self._container(request.container_id, caller)
         samples = await self._samples(caller, container.id)
         usage = await self._usages.fresh(container.id, caller)
-        return pb.ContainerStatsResponse(stats=self._container_stats(container, samples.get(container.id), usage))
+        response = pb.ContainerStatsResponse()
+        self._fill_container(response.stats, container, samples.get(container.id), usage)
+        return response
 
     async def ListContainerStats(
         self, request: pb.ListContainerStatsRequest, context: Ctx
     ) -> pb.ListContainerStatsResponse:
-        return pb.ListContainerStatsResponse(stats=await self._listed_containers(request.filter, ctx.of(context)))
+        return await self._listed_containers(request.filter, ctx.of(context))
 
     async def StreamContainerStats(
         self, request: pb.StreamContainerStatsRequest, context: Ctx
     ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
-        for batch in common.batches(await self._listed_containers(request.filter, ctx.of(context))):
+        listed = await self._listed_containers(request.filter, ctx.of(context))
+        for batch in common.batches(listed.stats):
             yield pb.StreamContainerStatsResponse(container_stats=batch)
 
     async def PodSandboxStats(self, request: pb.PodSandboxStatsRequest, context: Ctx) -> pb.PodSandboxStatsResponse:
         caller = ctx.of(context)
         pod = await self._pod(request.pod_sandbox_id, caller)
         found = await self._pod_stats([pod], caller)
-        if not found:
+        if not found.stats:
             raise NotFound(f"pod {pod.id[:12]} does not run, and so uses nothing", pod=pod.id, state=pod.state)
-        return pb.PodSandboxStatsResponse(stats=found[0])
+        return pb.PodSandboxStatsResponse(stats=found.stats[0])
 
     async def ListPodSandboxStats(
         self, request: pb.ListPodSandboxStatsRequest, context: Ctx
     ) -> pb.ListPodSandboxStatsResponse:
-        return pb.ListPodSandboxStatsResponse(stats=await self._listed_pods(request.filter, ctx.of(context)))
+        return await self._listed_pods(request.filter, ctx.of(context))
 
     async def StreamPodSandboxStats(
         self, request: pb.StreamPodSandboxStatsRequest, context: Ctx
     ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
-        for batch in common.batches(await self._listed_pods(request.filter, ctx.of(context))):
+        listed = await self._listed_pods(request.filter, ctx.of(context))
+        for batch in common.batches(listed.stats):
             yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=batch)
 
-    async def _listed_containers(self, wanted: pb.ContainerStatsFilter, caller: Context) -> list[pb.ContainerStats]:
+    async def _listed_containers(
+        self, wanted: pb.ContainerStatsFilter, caller: Context
+    ) -> pb.ListContainerStatsResponse:
         known = await self._containers(caller)
         self._usages.keep(container.id for container in known)
         found = filters.containers_with_stats(known, wanted)
         samples = await self._samples(caller)
-        return [
-            self._container_stats(container, samples[container.id], self._usages.get(container.id))
-            for container in found
-            if container.id in samples
-        ]
+        response = pb.ListContainerStatsResponse()
+        for container in found:
+            if container.id in samples:
+                usage = self._usages.get(container.id)
+                self._fill_container(response.stats.add(), container, samples[container.id], usage)
+        return response
 
-    async def _listed_pods(self, wanted: pb.PodSandboxStatsFilter, caller: Context) -> list[pb.PodSandboxStats]:
+    async def _listed_pods(self, wanted: pb.PodSandboxStatsFilter, caller: Context) -> pb.ListPodSandboxStatsResponse:
         records = await self._engine.run(pods.ListPods(), caller)
         return await self._pod_stats(filters.pods_with_stats(records, wanted), caller)
 
-    async def _pod_stats(self, records: list[PodRecord], caller: Context) -> list[pb.PodSandboxStats]:
+    async def _pod_stats(self, records: list[PodRecord], caller: Context) -> pb.ListPodSandboxStatsResponse:
         wanted = {record.id for record in records}
         containers = {container.id: container for container in await self._containers(caller)}
-        samples = await self._engine.run(pods.SamplePods(), caller)
-        return [self._pod_message(sample, containers) for sample in samples if sample.pod.id in wanted]
+        response = pb.ListPodSandboxStatsResponse()
+        for sample in await self._engine.run(pods.SamplePods(), caller):
+            if sample.pod.id in wanted:
+                self._fill_pod(response.stats.add(), sample, containers)
+        return response
 
     async def _samples(self, caller: Context, *ids: str) -> dict[str, commands.Sample]:
         """What the containers use now that run, by ID."""
@@ -143,34 +155,41 @@ class StatsCalls(Calls):
                 found = {sample.id: sample for sample in samples}
         return found
 
-    def _pod_message(self, sample: pods.PodSample, containers: dict[str, Container]) -> pb.PodSandboxStats:
+    def _fill_pod(self, message: pb.PodSandboxStats, sample: pods.PodSample, containers: dict[str, Container]) -> None:
         config = sample.pod.config
         when = sample.time_ns or time.time_ns()
-        members = [
-            self._container_stats(containers[each.id], each, self._usages.get(each.id))
-            for each in sample.containers
-            if each.id in containers
-        ]
-        return pb.PodSandboxStats(
-            attributes=pb.PodSandboxAttributes(
-                id=sample.pod.id,
-                metadata=pod_metadata(config),
-                labels=config.labels,
-                annotations=config.annotations,
-            ),
-            linux=pb.LinuxPodSandboxStats(
-                cpu=_cpu(when, sample.cpu_ns, sample.cpu_nano_cores),
-                memory=_memory(sample, when),
-                network=_network(sample, when),
-                process=pb.ProcessUsage(timestamp=when, process_count=_value(sample.pids)),
-                containers=members,
-            ),
-        )
+        message.attributes.id = sample.pod.id
+        message.attributes.metadata.CopyFrom(pod_metadata(config))
+        message.attributes.labels.update(config.labels)
+        message.attributes.annotations.update(config.annotations)
+        _fill_cpu(message.linux.cpu, when, sample.cpu_ns, sample.cpu_nano_cores)
+        _fill_memory(message.linux.memory, sample, when)
+        _fill_network(message.linux, sample, when)
+        message.linux.process.timestamp = when
+        message.linux.process.process_count.value = sample.pids
+        for each in sample.containers:
+            if each.id in containers:
+                member = message.linux.containers.add()
+                self._fill_container(member, containers[each.id], each, self._usages.get(each.id))
 
-    def _container_stats(
-        self, container: Container, sample: commands.Sample | None, usage: DiskUsage | None
-    ) -> pb.ContainerStats:
+    def _fill_container(
+        self, message: pb.ContainerStats, container: Container, sample: commands.Sample | None, usage: DiskUsage | None
+    ) -> None:
         """One that does not run has only attributes and a writable layer."""
+        when = sample.time_ns if sample else time.time_ns()
+        message.MergeFromString(self._unchanging(container))
+        message.writable_layer.timestamp = when
+        message.writable_layer.used_bytes.value = usage.bytes if usage else 0
+        message.writable_layer.inodes_used.value = usage.inodes if usage else 0
+        if sample is not None:
+            _fill_cpu(message.cpu, when, sample.cpu_ns, sample.cpu_nano_cores)
+            _fill_memory(message.memory, sample, when)
+            message.memory.available_bytes.value = max(0, sample.memory_limit - sample.working_set)
+            message.swap.timestamp = when
+            message.swap.swap_usage_bytes.value = sample.swap
+
+    def _of_record(self, container: Container) -> bytes:
+        """What a container's record says of its statistics, serialised."""
         config = container.config
         message = pb.ContainerStats(
             attributes=pb.ContainerAttributes(
@@ -179,54 +198,39 @@ class StatsCalls(Calls):
                 labels=config.labels,
                 annotations=config.annotations,
             ),
-            writable_layer=pb.FilesystemUsage(
-                timestamp=sample.time_ns if sample else time.time_ns(),
-                fs_id=pb.FilesystemIdentifier(mountpoint=str(self._setting.root)),
-                used_bytes=_value(usage.bytes if usage else 0),
-                inodes_used=_value(usage.inodes if usage else 0),
-            ),
+            writable_layer=pb.FilesystemUsage(fs_id=pb.FilesystemIdentifier(mountpoint=str(self._setting.root))),
         )
-        if sample is not None:
-            message.cpu.CopyFrom(_cpu(sample.time_ns, sample.cpu_ns, sample.cpu_nano_cores))
-            message.memory.CopyFrom(_memory(sample, sample.time_ns, sample.memory_limit))
-            message.swap.CopyFrom(pb.SwapUsage(timestamp=sample.time_ns, swap_usage_bytes=_value(sample.swap)))
-        return message
+        return message.SerializeToString()
 
 
-def _memory(sample: commands.Sample | pods.PodSample, when: int, limit: int | None = None) -> pb.MemoryUsage:
-    """What is available stays unset where no limit is known."""
-    return pb.MemoryUsage(
-        timestamp=when,
-        working_set_bytes=_value(sample.working_set),
-        available_bytes=None if limit is None else _value(max(0, limit - sample.working_set)),
-        usage_bytes=_value(sample.memory),
-        rss_bytes=_value(sample.rss),
-        page_faults=_value(sample.page_faults),
-        major_page_faults=_value(sample.major_page_faults),
-    )
+# Filled in place: a message made first would be copied into the one that it is a part of.
 
 
-def _cpu(when: int, used: int, rate: int | None) -> pb.CpuUsage:
+def _fill_memory(message: pb.MemoryUsage, sample: commands.Sample | pods.PodSample, when: int) -> None:
+    """What is available stays unset: no limit is known here."""
+    message.timestamp = when
+    message.working_set_bytes.value = sample.working_set
+    message.usage_bytes.value = sample.memory
+    message.rss_bytes.value = sample.rss
+    message.page_faults.value = sample.page_faults
+    message.major_page_faults.value = sample.major_page_faults
+
+
+def _fill_cpu(message: pb.CpuUsage, when: int, used: int, rate: int | None) -> None:
     """The rate stays unset until there are two samples to tell it from."""
-    return pb.CpuUsage(
-        timestamp=when,
-        usage_core_nano_seconds=_value(used),
-        usage_nano_cores=None if rate is None else _value(rate),
-    )
+    message.timestamp = when
+    message.usage_core_nano_seconds.value = used
+    if rate is not None:
+        message.usage_nano_cores.value = rate
 
 
-def _network(sample: pods.PodSample, when: int) -> pb.NetworkUsage | None:
-    """None for a pod without an interface of its own."""
+def _fill_network(message: pb.LinuxPodSandboxStats, sample: pods.PodSample, when: int) -> None:
+    """Unset for a pod without an interface of its own."""
     endpoint = sample.pod.endpoint
     if endpoint is None or not endpoint.host_interface:
-        return None
-    interface = pb.NetworkInterfaceUsage(
-        name=endpoint.interface,
-        rx_bytes=_value(sample.rx_bytes),
-        tx_bytes=_value(sample.tx_bytes),
-    )
-    return pb.NetworkUsage(timestamp=when, default_interface=interface, interfaces=[interface])
-
-
-def _value(number: int) -> pb.UInt64Value:
-    return pb.UInt64Value(value=number)
+        return
+    message.network.timestamp = when
+    interface = message.network.default_interface
+    interface.name = endpoint.interface
+    interface.rx_bytes.value, interface.tx_bytes.value = sample.rx_bytes, sample.tx_bytes
+    message.network.interfaces.add().CopyFrom(interface)

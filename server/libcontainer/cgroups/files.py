@@ -199,8 +199,7 @@ def number(field: str) -> Parser:
     """A file that holds one number; `max`, and what version 1 writes for "no limit", are 0."""
 
     def parse(content: bytes) -> Mapping[str, int]:
-        text = content.strip()
-        value = 0 if text == b"max" else int(text)
+        value = 0 if content.startswith(b"max") else int(content)
         return {field: 0 if value >= NO_LIMIT else value}
 
     return parse
@@ -212,22 +211,33 @@ NO_LIMIT = (1 << 63) - (1 << 20)
 
 def keyed(field: str, key: str, factor: int = 1) -> Parser:
     """A file of `key value` lines, of which one is wanted."""
-    needle = f"\n{key} ".encode()
+    needle = _needle(key)
 
     def parse(content: bytes) -> Mapping[str, int]:
-        at = (b"\n" + content).find(needle)
-        if at < 0:
-            return {field: 0}
-        return {field: int(content[at + len(needle) - 1 :].split(None, 1)[0]) * factor}
+        return {field: _value(b"\n" + content, needle) * factor}
 
     return parse
 
 
 def several(**keys: str) -> Parser:
     """A file of `key value` lines, of which several are wanted: keys by field."""
-    parsers = [keyed(field, key) for field, key in keys.items()]
+    needles = {field: _needle(key) for field, key in keys.items()}
 
     def parse(content: bytes) -> Mapping[str, int]:
-        return {field: value for parser in parsers for field, value in parser(content).items()}
+        lines = b"\n" + content
+        return {field: _value(lines, needle) for field, needle in needles.items()}
 
     return parse
+
+
+def _needle(key: str) -> bytes:
+    return f"\n{key} ".encode()
+
+
+def _value(lines: bytes, needle: bytes) -> int:
+    """What follows the needle on its line; 0 where it is not there. Every line has a newline before it and one at its end."""
+    at = lines.find(needle)
+    if at < 0:
+        return 0
+    at += len(needle)
+    return int(lines[at : lines.index(b"\n", at)])
