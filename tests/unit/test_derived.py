@@ -29,7 +29,7 @@ def test_a_record_is_looked_at_once_and_a_changed_one_again() -> None:
 
 
 def test_equal_records_are_two() -> None:
-    derived = Derived(lambda record: object())
+    derived: Derived[Record, object] = Derived(lambda record: object())
     first, second = Record("a"), Record("a")
     assert derived(first) is not derived(second)
 
@@ -38,7 +38,7 @@ def test_nothing_is_kept_of_a_record_that_is_gone() -> None:
     class Made:
         """Something that can be referred to weakly."""
 
-    derived = Derived(lambda record: Made())
+    derived: Derived[Record, Made] = Derived(lambda record: Made())
     records = [Record("a"), Record("b")]
     made = [weakref.ref(derived(record)) for record in records]
     assert all(each() for each in made)
