@@ -330,7 +330,8 @@ def test_a_dropped_blob_is_fetched_from_where_it_came(world: World) -> None:
 
 
 def test_a_relayed_upload_goes_on_where_it_broke(world: World) -> None:
-    kept, broken = 700_000, []
+    kept = 700_000
+    broken: list[str] = []
 
     def intercept(request: Request) -> Reply | None:
         if request.method != "PUT" or len(request.body) < kept or broken:
