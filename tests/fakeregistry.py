@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -56,9 +58,9 @@ class _Server(ThreadingHTTPServer):
 
 
 class FakeRegistry:
-    """`url` is `http://127.0.0.1:port`, `host` is `127.0.0.1:port`."""
+    """`url` is `http://127.0.0.1:port`, `host` is `127.0.0.1:port`. With a directory of `make_certificates` it speaks TLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificates: Path | None = None) -> None:
         self.requests: list[Request] = []
         self.intercept: Callable[[Request], Reply | None] = lambda request: None
         self.manifests: dict[str, Blob] = {}
@@ -70,7 +72,15 @@ class FakeRegistry:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
+        if certificates is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="moorage-fake-registry")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._server.server_address[1]
 
     @property
     def host(self) -> str:

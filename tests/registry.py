@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 _LISTENING = re.compile(r'msg="listening on [^ ]*:(\d+)')
-_NAMES = "subjectAltName=IP:127.0.0.1,IP:::1,DNS:localhost"
+_NAMES = "subjectAltName=IP:127.0.0.1,IP:::1,DNS:localhost,DNS:registry.example"
 
 
 class LoopbackRegistry:
@@ -129,7 +129,7 @@ class LoopbackRegistry:
 
 
 def make_certificates(directory: Path) -> None:
-    """A private CA (`ca.pem`) and a certificate for loopback of it (`server.pem`, `server.key`)."""
+    """A private CA (`ca.pem`) and a certificate for loopback and `registry.example` of it (`server.pem`, `server.key`)."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     ca = ["-subj", "/CN=moorage test CA", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"]
     _openssl(directory, "req", "-x509", *key, *ca)

@@ -23,6 +23,7 @@ from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import short_id
 from moorage.server.graph.packing import PackingSink
 from moorage.server.model import Container, Image, Layer, LayerBlob, Platform
+from moorage.server.registry import reference as references
 from moorage.server.registry.config import RegistryConfig
 from moorage.server.registry.layerstream import LayerStream, compression_of
 from moorage.server.registry.pull import Puller
@@ -171,6 +172,7 @@ class Archiving:
                 contents = unarchive.read(inlet, self._graph.content, cancel, _counted(tell))
                 try:
                     for found in archives.Archive(self._graph, contents).images(Platform()):
+                        self._admit(found, cancel)
                         image = archives.add(self._graph, found, self._config, cancel, tell, "load")
                         tell(storecommands.LoadStep("done", image=image, names=found.names))
                 finally:
@@ -188,6 +190,7 @@ class Archiving:
         loop = asyncio.get_running_loop()
 
         def work(tell: Callable[[storecommands.LoadStep], None], cancel: CancelToken) -> None:
+            self._puller.admit([references.parse(tag) for tag in tags], (), "import", cancel)
             inlet = Inlet(command.data, loop, cancel)
             with self._graph.lease():
                 blob = self._import_blob(inlet, cancel, _counted(tell))
@@ -199,6 +202,11 @@ class Archiving:
         async for step in transfer(self._engine, job, work, Lane.ARCHIVE):
             if isinstance(step, storecommands.LoadStep):
                 yield step
+
+    def _admit(self, found: archives.Found, cancel: CancelToken) -> None:
+        names = [references.parse(name) for name in found.names]
+        digests = () if found.manifest is None else (documents.digest_of(found.manifest),)
+        self._puller.admit(names, digests, "load", cancel)
 
     def _import_blob(self, inlet: Inlet, cancel: CancelToken, progress: Callable[[int], None]) -> LayerBlob:
         """The tar, compressed or not, as a compressed blob. What it holds is looked at when it is unpacked."""

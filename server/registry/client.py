@@ -53,6 +53,11 @@ class Resolved:
     manifest: Manifest
     documents: tuple[Manifest | Index, ...]
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Those of the documents, the manifest's last."""
+        return tuple(document.digest for document in self.documents)
+
 
 class Client:
     """Connections and tokens, shared by all pulls of the daemon. Thread-safe."""

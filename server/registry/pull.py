@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from moorage.server.cancel import CancelToken
 from moorage.server.model import Image, Platform
@@ -46,7 +46,7 @@ class Puller:
         report("", PullStage.RESOLVING)
         repository = self._client.repository(reference, auth, cancel)
         resolved = repository.resolve(reference.target, platform)
-        self._signatures.check(reference, resolved, repository, auth, cancel)
+        self._signatures.check(reference, resolved.digests, repository, auth, cancel)
         config = repository.get_config(resolved.manifest)
         plans = plan_layers(resolved.manifest, config, platform, repository.subject)
         with self._graph.lease():
@@ -55,6 +55,10 @@ class Puller:
             image = self._register(reference, resolved, config, cancel)
         report("", PullStage.DONE)
         return image
+
+    def admit(self, names: Sequence[Reference], digests: Sequence[str], action: str, cancel: CancelToken) -> None:
+        """Raise PermissionDenied when the signature policy keeps an image out that comes out of an archive. See `Signatures`."""
+        self._signatures.check_archived(names, digests, action, cancel)
 
     def fetch(self, digest: str, cancel: CancelToken) -> None:
         """Have a blob in the content store again, from a repository that an image here is known to be in. Raises NotFound and what a

@@ -1,4 +1,5 @@
-"""The signature policy: which images may be pulled at all. Enforced once a name is resolved, before anything of the image is fetched.
+"""The signature policy: which images may come in at all. Enforced once a name is resolved, before anything of the image is fetched or, for
+one out of an archive, unpacked.
 
 Signatures are cosign's, made with a key: a manifest under the tag `sha256-<hex>.sig` of the image's repository, or one that refers to the
 image (its artifact type says so), whose layers are the signed payloads ("simple signing"). Kinds of keys: ECDSA, RSA, Ed25519, in PEM.
@@ -23,7 +24,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition, MoorageError, NotFound, PermissionDenied, Unavailable
 from moorage.server.registry import manifest
 from moorage.server.registry import reference as references
-from moorage.server.registry.client import Client, Repository, Resolved
+from moorage.server.registry.client import Client, Repository
 from moorage.server.registry.config import SignatureRule
 from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.discover import Discovery
@@ -86,32 +87,51 @@ class Signatures:
     def check(
         self,
         reference: Reference,
-        resolved: Resolved,
+        digests: Sequence[str],
         repository: Repository,
         auth: RegistryAuth | None,
         cancel: CancelToken,
+        *,
+        action: str = "pull",
     ) -> None:
-        """Raise PermissionDenied when the policy does not let an image in. Signatures that cannot be read for want of the registry raise
-        what that is."""
-        rule = self._rule(reference)
-        if rule is None or rule.given.policy == "accept":
+        """Raise PermissionDenied when the policy does not let an image in. `digests` are those of its manifest and of the indexes that lead
+        to it; a signature of one of them will do. Signatures that cannot be read for want of the registry raise what that is."""
+        rule = self._demands(reference, reference.repository, action)
+        if rule is None:
             return
-        scope = rule.given.scope or "all images"
-        if rule.given.policy == "reject":
-            raise _denied(reference, f"the signature policy for {scope} rejects it")
         failures: list[str] = []
-        for document in resolved.documents:
-            for payload, signature in self._found(reference, document.digest, repository, auth, cancel):
-                why = _fault(payload, signature, rule.keys, reference, document.digest)
+        for digest in digests:
+            for payload, signature in self._found(reference, digest, repository, auth, cancel):
+                why = _fault(payload, signature, rule.keys, reference, digest)
                 if not why:
                     return
                 failures.append(why)
-        count = f"none of its {len(failures)} is good: {'; '.join(failures[:3])}" if failures else "it has none"
-        raise _denied(reference, f"the signature policy for {scope} requires a signature, and {count}")
+        raise _unsigned(reference, rule, action, failures)
 
-    def _rule(self, reference: Reference) -> _Rule | None:
+    def check_archived(
+        self, names: Sequence[Reference], digests: Sequence[str], action: str, cancel: CancelToken
+    ) -> None:
+        """Likewise for an image out of an archive, by each of the names it is to have; its signatures are in the names' registries.
+
+        Without a name the policy for all images counts, and without digests there can be no signature."""
+        for name in names:
+            repository = self._client.repository(name, None, cancel)
+            self.check(name, digests, repository, None, cancel, action=action)
+        if not names and (rule := self._demands("an image without a name", "", action)) is not None:
+            raise _unsigned("an image without a name", rule, action, [])
+
+    def _demands(self, image: object, repository: str, action: str) -> _Rule | None:
+        """The rule whose signatures an image needs; None when it needs none. Raises PermissionDenied when it is rejected."""
+        rule = self._rule(repository)
+        if rule is None or rule.given.policy == "accept":
+            return None
+        if rule.given.policy == "reject":
+            raise _denied(image, action, f"the signature policy for {_scope(rule)} rejects it")
+        return rule
+
+    def _rule(self, repository: str) -> _Rule | None:
         """The one with the longest scope that covers a repository."""
-        covering = [rule for rule in self._rules if _covers(rule.given.scope, reference.repository)]
+        covering = [rule for rule in self._rules if _covers(rule.given.scope, repository)]
         return max(covering, key=lambda rule: len(rule.given.scope), default=None)
 
     def _found(
@@ -210,6 +230,15 @@ def _verifies(key: Key, signature: bytes, payload: bytes) -> bool:
     return True
 
 
-def _denied(reference: Reference, why: str) -> PermissionDenied:
+def _scope(rule: _Rule) -> str:
+    return rule.given.scope or "all images"
+
+
+def _unsigned(image: object, rule: _Rule, action: str, failures: Sequence[str]) -> PermissionDenied:
+    count = f"none of its {len(failures)} is good: {'; '.join(failures[:3])}" if failures else "it has none"
+    return _denied(image, action, f"the signature policy for {_scope(rule)} requires a signature, and {count}")
+
+
+def _denied(image: object, action: str, why: str) -> PermissionDenied:
     hint = "have it signed with a key that the policy names, or change [[registry.signatures]]"
-    return PermissionDenied(f"cannot pull {reference}: {why}", reason="SIGNATURE", hint=hint, image=str(reference))
+    return PermissionDenied(f"cannot {action} {image}: {why}", reason="SIGNATURE", hint=hint, image=str(image))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,9 +20,12 @@ from moorage.server.registry import remote
 from moorage.server.registry.client import Client
 from moorage.server.registry.config import HostConfig, RegistryConfig
 from moorage.server.registry.proxies import Proxies
+from moorage.server.registry.pull import Puller
 from moorage.server.registry.reference import parse
 from tests.fakeregistry import FakeRegistry
 from tests.images import build_image, tar_layer
+from tests.memorygraph import MemoryGraph
+from tests.registry import make_certificates
 
 IMAGE = build_image([tar_layer({"a": b"a"})])
 BOTH = {"HTTP_PROXY": "http://one.example:3128", "https_proxy": "two.example:3129"}
@@ -77,10 +82,14 @@ def test_a_proxy_that_is_none(url: str) -> None:
 
 
 class Proxy:
-    """A proxy for plain HTTP that takes every host for one registry; `seen` is the request lines and what came to authorise them."""
+    """A proxy that takes every host for one registry, by requests of plain HTTP and by tunnels.
+
+    `seen` is the targets of the requests, and what came to authorise them; tunnels are answered with the status `refuses` where it is set.
+    """
 
     def __init__(self, registry: FakeRegistry) -> None:
         self.seen: list[tuple[str, str]] = []
+        self.refuses = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -94,6 +103,20 @@ class Proxy:
                 self.end_headers()
                 self.wfile.write(answer.data)
 
+            def do_CONNECT(self) -> None:
+                outer.seen.append((self.path, self.headers.get("Proxy-Authorization", "")))
+                if outer.refuses:
+                    self.send_error(outer.refuses)
+                    return
+                with socket.create_connection(registry.address) as far:
+                    self.send_response(200, "Connection established")
+                    self.end_headers()
+                    back = threading.Thread(target=copy, args=(far, self.connection))
+                    back.start()
+                    copy(self.connection, far)
+                    back.join()
+                self.close_connection = True
+
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""
 
@@ -105,6 +128,15 @@ class Proxy:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """Hand on what comes until one side has hung up."""
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
@@ -127,6 +159,55 @@ def test_a_pull_goes_through_it(proxy: Proxy, tmp_path: Path) -> None:
     repository = made.repository(parse("registry.example/team/app"), None, CancelToken())
     assert repository.resolve("1", Platform()).digest == IMAGE.manifest.digest
     assert proxy.seen == [("http://registry.example/v2/team/app/manifests/1", "Basic bWU6c0BjcmV0")]
+    made.close()
+
+
+@pytest.fixture
+def tunnel(tmp_path: Path) -> Iterator[Proxy]:
+    """A proxy before a registry that speaks TLS as registry.example, with the CA in ca.pem."""
+    make_certificates(tmp_path)
+    with FakeRegistry(tmp_path) as registry:
+        registry.add("team/app", "1", IMAGE)
+        proxy = Proxy(registry)
+        yield proxy
+        proxy.close()
+
+
+def through(tunnel: Proxy, directory: Path, host: HostConfig) -> Client:
+    url = f"http://me:s%40cret@127.0.0.1:{tunnel.server.server_address[1]}"
+    return Client(RegistryConfig(hosts=(host,), https_proxy=url, docker_config=str(directory / "none"), retries=0))
+
+
+def test_https_goes_through_a_tunnel(tunnel: Proxy, tmp_path: Path) -> None:
+    made = through(tunnel, tmp_path, HostConfig("registry.example", ca_file=str(tmp_path / "ca.pem")))
+    graph = MemoryGraph()
+    image = Puller(graph, made).pull(
+        parse("registry.example/team/app:1"), Platform(), None, lambda _: None, CancelToken()
+    )
+    assert image.id == IMAGE.id
+    assert set(tunnel.seen) == {("registry.example:443", "Basic bWU6c0BjcmV0")}
+    made.close()
+
+
+def test_a_tunnel_does_not_vouch_for_the_registry(tunnel: Proxy, tmp_path: Path) -> None:
+    """The certificate is checked at its other end, and it is for the name that was asked for."""
+    for name, host, why in (
+        ("registry.example", HostConfig("registry.example"), "certificate is not trusted"),
+        ("other.example", HostConfig("other.example", ca_file=str(tmp_path / "ca.pem")), "certificate"),
+    ):
+        made = through(tunnel, tmp_path, host)
+        with pytest.raises(Unavailable, match=why) as failure:
+            made.repository(parse(f"{name}/team/app"), None, CancelToken()).get_manifest("1")
+        assert "s@cret" not in str(failure.value)
+        made.close()
+
+
+def test_a_tunnel_that_is_refused(tunnel: Proxy, tmp_path: Path) -> None:
+    tunnel.refuses = 407
+    made = through(tunnel, tmp_path, HostConfig("registry.example", ca_file=str(tmp_path / "ca.pem")))
+    with pytest.raises(Unavailable, match=r"its proxy fails: .*407") as failure:
+        made.repository(parse("registry.example/team/app"), None, CancelToken()).get_manifest("1")
+    assert "s@cret" not in str(failure.value) and "https_proxy" in failure.value.hint
     made.close()
 
 

@@ -228,6 +228,27 @@ def test_by_digest_the_tag_that_was_signed_does_not_matter(world: World, signer:
     assert world.pull(world.require(signer), target=f"@{IMAGE.manifest.digest}").id == IMAGE.id
 
 
+def test_an_image_out_of_an_archive(world: World, signer: Signer) -> None:
+    """Its signatures are looked for where its names say; without a name, or a manifest, it has none."""
+    world.signed(signer)
+    rules = (world.require(signer), SignatureRule("", "reject"))
+    client = Client(RegistryConfig(signatures=rules, docker_config=str(world.directory / "none"), retries=1))
+    world.clients.append(client)
+
+    def admit(*names: str, digests: tuple[str, ...] = (IMAGE.manifest.digest,)) -> None:
+        Signatures(client).check_archived([parse(name) for name in names], digests, "load", CancelToken())
+
+    admit(f"{world.name}:latest")
+    for names, digests, why in (
+        ((f"{world.name}:latest",), (OTHER.manifest.digest,), "cannot load .*app:latest: .* it has none"),
+        ((f"{world.name}:latest",), (), "it has none"),
+        ((f"{world.name}:latest", "elsewhere.example/app:1"), (IMAGE.manifest.digest,), "elsewhere.*rejects it"),
+        ((), (IMAGE.manifest.digest,), "cannot load an image without a name: .* for all images rejects it"),
+    ):
+        with pytest.raises(PermissionDenied, match=why):
+            admit(*names, digests=digests)
+
+
 def test_keys_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.pub").write_text("no key")
     openssl("genpkey", "-algorithm", "X25519", "-out", str(tmp_path / "x.key"))

@@ -152,7 +152,8 @@ class ImageServiceServicer:
     def LoadImages(self, request_iterator, context):
         """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
         Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
-        RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+        RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
+        failed image stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

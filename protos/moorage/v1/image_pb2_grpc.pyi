@@ -63,7 +63,8 @@ class ImageServiceStub:
     LoadImages: _grpc.StreamStreamMultiCallable[_image_pb2.LoadImagesRequest, _image_pb2.LoadImagesResponse]
     """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
     Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
-    RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+    RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
+    failed image stays.
     """
     ImportImage: _grpc.StreamStreamMultiCallable[_image_pb2.ImportImageRequest, _image_pb2.ImportImageResponse]
     """ImportImage makes an image of one layer out of the tar of a root file system, plain or compressed by gzip or zstd. The first message is
@@ -111,7 +112,8 @@ class ImageServiceAsyncStub(ImageServiceStub):
     LoadImages: _aio.StreamStreamMultiCallable[_image_pb2.LoadImagesRequest, _image_pb2.LoadImagesResponse]  # type: ignore[assignment]
     """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
     Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
-    RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+    RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
+    failed image stays.
     """
     ImportImage: _aio.StreamStreamMultiCallable[_image_pb2.ImportImageRequest, _image_pb2.ImportImageResponse]  # type: ignore[assignment]
     """ImportImage makes an image of one layer out of the tar of a root file system, plain or compressed by gzip or zstd. The first message is
@@ -198,7 +200,8 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_image_pb2.LoadImagesResponse], _abc.AsyncIterator[_image_pb2.LoadImagesResponse]]:
         """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
         Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
-        RESOURCE_EXHAUSTED. Nothing of a failed image stays.
+        RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
+        failed image stays.
         """
 
     @_abc_1.abstractmethod
