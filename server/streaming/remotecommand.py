@@ -23,6 +23,8 @@ STREAMS_SECONDS = 30.0
 """How long a client may take to open its streams."""
 HANG_UP_SECONDS = 300.0
 """How long a client may take to read what is left and hang up. Hanging up on it would cost it what it has not read."""
+LINGER_SECONDS = 1.0
+"""How long one who detaches by ending its input still sees what its last words bring about."""
 RESIZES_FROM = 3
 JSON_STATUS_FROM = 4
 MAX_RESIZE_TEXT = 1024
@@ -95,7 +97,7 @@ async def _run(streams: CommandStreams, request: OpenCommand) -> dict[str, Any]:
     try:
         process = await request.connect()
         try:
-            exit_status = await _carry(process, streams, request)
+            ended = await _carry(process, streams, request)
         finally:
             # It may be cancelled twice, by the client's end and the server's, and has to let go all the same.
             await asyncio.shield(process.close())
@@ -106,27 +108,37 @@ async def _run(streams: CommandStreams, request: OpenCommand) -> dict[str, Any]:
     except Exception:
         log.exception("a stream failed")
         return _internal_error("internal error")
-    return _exit_status(exit_status.exit_code) if isinstance(request, OpenExec) else {"status": "Success"}
+    return _exit_status(ended.exit_code) if ended and isinstance(request, OpenExec) else {"status": "Success"}
 
 
-async def _carry(process: ProcessStream, streams: CommandStreams, request: OpenCommand) -> ExitStatus:
-    """Both directions until the process has ended."""
+async def _carry(process: ProcessStream, streams: CommandStreams, request: OpenCommand) -> ExitStatus | None:
+    """Both directions until the process has ended, or, answered by None, the client has detached."""
+    patience = asyncio.timeout(None)
     inputs: list[Coroutine[Any, Any, None]] = []
     if streams.stdin is not None:
-        inputs.append(_carry_stdin(process, streams.stdin, request))
+        inputs.append(_carry_stdin(process, streams.stdin, request, patience))
     if streams.resize is not None:
         inputs.append(_carry_sizes(process, streams.resize))
     tasks = [asyncio.create_task(_logged(task)) for task in inputs]
     try:
-        while isinstance(output := await process.read(), Output):
-            stream = streams.stderr if output.stream == "stderr" else streams.stdout
-            if stream is not None:
-                await _give(stream, output.data)
-        return output
+        async with patience:
+            return await _carry_output(process, streams)
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        return None
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _carry_output(process: ProcessStream, streams: CommandStreams) -> ExitStatus:
+    while isinstance(output := await process.read(), Output):
+        stream = streams.stderr if output.stream == "stderr" else streams.stdout
+        if stream is not None:
+            await _give(stream, output.data)
+    return output
 
 
 async def _give(stream: Stream, data: bytes) -> None:
@@ -135,11 +147,13 @@ async def _give(stream: Stream, data: bytes) -> None:
         await stream.write(data)
 
 
-async def _carry_stdin(process: ProcessStream, stream: Stream, request: OpenCommand) -> None:
+async def _carry_stdin(process: ProcessStream, stream: Stream, request: OpenCommand, patience: asyncio.Timeout) -> None:
     while data := await stream.read():
         await process.write(data)
     if not isinstance(request, OpenAttach) or (request.stdin_once and not request.tty):
         await process.close_stdin()
+    elif request.detaches:
+        patience.reschedule(asyncio.get_running_loop().time() + LINGER_SECONDS)
 
 
 async def _carry_sizes(process: ProcessStream, stream: Stream) -> None:

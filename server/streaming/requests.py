@@ -25,7 +25,11 @@ class OpenExec:
 
 @dataclass(frozen=True)
 class OpenAttach:
-    """A container to attach to. With `stdin_once` and without a terminal the end of the client's input closes the container's stdin."""
+    """A container to attach to.
+
+    With `stdin_once` and without a terminal the end of the client's input closes the container's stdin. With `detaches` it is soon the end
+    of the session: the container waits for the input of whoever comes next.
+    """
 
     connect: Callable[[], Awaitable[ProcessStream]]
     stdin: bool = False
@@ -33,6 +37,7 @@ class OpenAttach:
     stderr: bool = True
     tty: bool = False
     stdin_once: bool = False
+    detaches: bool = False
 
 
 @dataclass(frozen=True)

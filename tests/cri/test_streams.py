@@ -124,10 +124,25 @@ async def test_attach_shows_what_comes_and_takes_stdin(cri: Cri) -> None:
     error, stdin, out = await client.open_all("error", "stdin", "stdout")
     client.send(client.framer.data(stdin, b"two\n", FIN))
     await client.until(lambda: client.streams[out].data == b"got two\n")
-    assert box.status().state == api.CONTAINER_RUNNING
-    box.stop(0)
+    # It has detached.
     await client.finished(error)
     await client.close()
+    assert box.status().state == api.CONTAINER_RUNNING
+
+
+async def test_attach_without_input_lasts_as_long_as_the_container(cri: Cri) -> None:
+    box = cri.pod().run("sh", "-c", "read line; echo got $line; sleep 1000", stdin=True)
+    watcher = await SpdyClient.connect(attach_url(box), V4)
+    error, out = await watcher.open_all("error", "stdout")
+    speaker = await SpdyClient.connect(attach_url(box, stdin=True), V4)
+    speaker_error, stdin, _ = await speaker.open_all("error", "stdin", "stdout")
+    speaker.send(speaker.framer.data(stdin, b"it\n", FIN))
+    await speaker.finished(speaker_error)
+    await speaker.close()
+    await watcher.until(lambda: watcher.streams[out].data == b"got it\n")
+    box.stop(0)
+    await watcher.finished(error)
+    await watcher.close()
 
 
 async def test_the_end_of_stdin_reaches_a_container_with_stdin_once(cri: Cri) -> None:

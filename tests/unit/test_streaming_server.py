@@ -297,6 +297,23 @@ async def test_attach_closes_stdin_only_if_told_to(
         assert process.stdin_closed.is_set() == (once and not tty)
 
 
+@pytest.mark.parametrize("tty", [False, True])
+async def test_who_ends_its_input_detaches_from_a_container_that_others_may_speak_to(
+    streaming: StreamingServer, process: FakeProcess, monkeypatch: pytest.MonkeyPatch, tty: bool
+) -> None:
+    monkeypatch.setattr(remotecommand, "LINGER_SECONDS", 0.05)
+    request = OpenAttach(process.connect, stdin=True, tty=tty, stderr=False, detaches=True)
+    async with spdy(streaming.url("attach", request)) as client:
+        types = ["error", "stdin", "stdout", *(["resize"] if tty else [])]
+        errors, stdin, out, *_ = await client.open_all(*types)
+        await process.say(b"before")
+        client.send(client.framer.data(stdin, b"last words", FIN))
+        assert json.loads(await client.finished(errors))["status"] == "Success"
+        assert await client.finished(out) == b"before"
+        await process.closed.wait()
+        assert not process.stdin_closed.is_set()
+
+
 async def test_a_client_that_hangs_up_lets_go_of_the_process(streaming: StreamingServer, process: FakeProcess) -> None:
     async with spdy(exec_url(streaming, process)) as client:
         await client.open_all("error", "stdout", "stderr")

@@ -52,7 +52,8 @@ class StreamCalls(Calls):
             return await _open(self._engine, command, inputs, caller)
 
         once = container.config.stdin_once
-        opened = OpenAttach(connect, request.stdin, request.stdout, request.stderr, request.tty, once)
+        detaches = container.config.stdin_open and not (once and not request.tty)
+        opened = OpenAttach(connect, request.stdin, request.stdout, request.stderr, request.tty, once, detaches)
         return pb.AttachResponse(url=self._setting.streaming.url("attach", opened))
 
     async def PortForward(self, request: pb.PortForwardRequest, context: Ctx) -> pb.PortForwardResponse:
