@@ -206,6 +206,29 @@ class Containers:
         )
         return Session(self._stub.Exec, runtime_pb2.ExecRequest, opening, self._caller.error)
 
+    def exec_sync(
+        self,
+        container: str,
+        command: Sequence[str],
+        *,
+        env: Iterable[str] = (),
+        working_dir: str = "",
+        user: str = "",
+        privileged: bool = False,
+        timeout: float = 0,
+    ) -> runtime_pb2.ExecSyncResponse:
+        """Run one more process in a running container to its end, at most `timeout` seconds (0: as long as it takes)."""
+        request = runtime_pb2.ExecSyncRequest(
+            id=container,
+            command=command,
+            env=env,
+            working_dir=working_dir,
+            user=user,
+            privileged=privileged,
+            timeout_millis=round(timeout * 1000),
+        )
+        return self._caller.unary(self._stub.ExecSync, request)
+
     def logs(
         self,
         container: str,

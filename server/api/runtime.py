@@ -11,6 +11,7 @@ from grpc import aio
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
 from moorage.server.api.derived import Derived
+from moorage.server.api.output import fitting
 from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.server.errors import InvalidArgument
@@ -146,6 +147,20 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
             async for item in items:
                 yield pb.ExecResponse(**_answer(item))
+
+    async def ExecSync(self, request: pb.ExecSyncRequest, context: Ctx) -> pb.ExecSyncResponse:
+        command = commands.ExecSync(
+            id=request.id,
+            command=tuple(request.command),
+            timeout=max(request.timeout_millis, 0) / 1000,
+            env=tuple(request.env),
+            cwd=request.working_dir,
+            user=request.user,
+            privileged=request.privileged,
+        )
+        result = await self._engine.run(command, ctx.of(context))
+        stdout, stderr = fitting(result.stdout, result.stderr)
+        return pb.ExecSyncResponse(exit_code=result.exit_code, stdout=stdout, stderr=stderr)
 
     async def GetLogs(self, request: pb.GetLogsRequest, context: Ctx) -> AsyncIterator[pb.GetLogsResponse]:
         command = commands.Logs(

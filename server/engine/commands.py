@@ -170,6 +170,10 @@ class ExecSync(Command[ExecResult]):
     id: str
     command: tuple[str, ...]
     timeout: float = 0
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+    user: str = ""
+    privileged: bool = False
 
 
 @dataclass(frozen=True)

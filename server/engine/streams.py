@@ -84,7 +84,13 @@ class Streams:
         """Run one more process to its end, and keep the beginning of what it prints."""
         container = self._running(command.id, command.command)
         process = oci.exec_process(
-            container, command=command.command, env=(), cwd="", user="", tty=False, privileged=False
+            container,
+            command=command.command,
+            env=command.env,
+            cwd=command.cwd,
+            user=command.user,
+            tty=False,
+            privileged=command.privileged,
         )
         kept = {"stdout": bytearray(), "stderr": bytearray()}
         try:

@@ -20,13 +20,11 @@ from moorage.server.libcontainer.channel import StageListener
 from moorage.server.supervisor import protocol
 from moorage.server.supervisor.protocol import VERSION, Channel, Decoder, Frame
 
-HELLO = {"op": "hello", "version": VERSION}
-
 _CREDENTIALS = struct.Struct("iII")
 
 
-def connect(directory: Path, greeting: Mapping[str, Any] = HELLO) -> socket.socket:
-    """Connect to the supervisor of the pod whose directory this is, greeting sent. Raises NotFound, Unavailable."""
+def connect(directory: Path) -> socket.socket:
+    """Connect to the supervisor of the pod whose directory this is. Raises NotFound, Unavailable."""
     pod_id = directory.name
     try:
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -35,7 +33,6 @@ def connect(directory: Path, greeting: Mapping[str, Any] = HELLO) -> socket.sock
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(protocol.socket_address(fd))
-        sock.sendall(protocol.pack_message(greeting))
     except OSError as error:
         sock.close()
         raise died(pod_id) from error
@@ -72,7 +69,7 @@ def ask(
 def ask_frame(channel: Channel, pod_id: str, message: Mapping[str, Any], stage: StageListener | None = None) -> Frame:
     """One request on an open connection, and its answer, which may be an error and may bring descriptors."""
     try:
-        channel.send(message)
+        channel.send({**message, "version": VERSION})
         while (frame := channel.receive()) is not None:
             if stage is not None:
                 _tell_stages(frame.message, stage)
@@ -139,7 +136,7 @@ class AsyncChannel:
     async def request(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         """Send a message that wants an answer. Raises Unavailable when the supervisor has died since the connection was made."""
         try:
-            await self.send(message, fds)
+            await self.send({**message, "version": VERSION}, fds)
         except (BrokenPipeError, ConnectionResetError):
             raise Unavailable("supervisor died", reason="SUPERVISOR_DIED") from None
 

@@ -8,9 +8,9 @@ A request is a message with "op" (and "id" where several may be under way); its 
 
     {"kind": "FailedPrecondition", "message": …, "stage": …, "path": …, "errno": 2, "exit_code": 127}
 
-"kind" is the name of the error class the daemon raises, the rest but "message" its metadata. The first message of a connection to
-a supervisor is {"op": "hello", "version": VERSION}; it is answered by an error and the end of the connection when the versions differ,
-and not at all otherwise, so that no round trip is spent on it. An unknown op is answered with an error of kind Unimplemented.
+"kind" is the name of the error class the daemon raises, the rest but "message" its metadata. A request to a supervisor has "version":
+VERSION; when that differs it is answered by an error and the end of the connection. An unknown op is answered with an error of kind
+Unimplemented.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ class Session:
     def __init__(self, supervisor: Supervisor, sock: socket.socket) -> None:
         self.supervisor = supervisor
         self.connection = Connection(supervisor.loop, sock, self._frame)
-        self._greeted = False
 
     def _frame(self, frame: Frame) -> None:
         if frame.kind != MESSAGE:
@@ -48,19 +47,14 @@ class Session:
 
     def _answer(self, message: dict[str, Any], fds: Sequence[int]) -> dict[str, Any] | None:
         name = message.get("op", "")
-        if not self._greeted:
-            self._greet(name, message.get("version"))
+        if message.get("version") != VERSION:
+            self.connection.send({"error": describe(Failure("Unimplemented", f"supervisor speaks version {VERSION}"))})
+            self.connection.end()
             return None
         operation = OPERATIONS.get(name)
         if operation is None:
             raise Failure("Unimplemented", f"supervisor knows no operation {name!r}")
         return operation(self, message, fds)
-
-    def _greet(self, name: str, version: object) -> None:
-        if name != "hello" or version != VERSION:
-            self.connection.send({"error": describe(Failure("Unimplemented", f"supervisor speaks version {VERSION}"))})
-            self.connection.end()
-        self._greeted = True
 
     def stage(self, message: dict[str, Any], kept: list[tuple[str, int]]) -> StageListener:
         """Tells the caller of a request how far it has come; what was before is `kept`, to be told with the answer."""

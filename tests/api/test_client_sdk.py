@@ -103,6 +103,15 @@ def test_closing_a_stream_hangs_up(daemon: FakeDaemon, client: Client) -> None:
     assert daemon.requests("StreamEvents")[0].since.seconds == 1_704_067_200
 
 
+def test_exec_sync(daemon: FakeDaemon, client: Client) -> None:
+    def answer(request: runtime_pb2.ExecSyncRequest, context: grpc.ServicerContext) -> runtime_pb2.ExecSyncResponse:
+        return runtime_pb2.ExecSyncResponse(exit_code=request.timeout_millis, stdout=" ".join(request.command).encode())
+
+    daemon.script["ExecSync"] = answer
+    done = client.containers.exec_sync("box", ["echo", "hi"], timeout=1.5)
+    assert (done.exit_code, done.stdout) == (1500, b"echo hi")
+
+
 def test_a_session_writes_reads_resizes_signals_and_exits(daemon: FakeDaemon, client: Client) -> None:
     def mirror(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[runtime_pb2.ExecResponse]:
         opening = next(requests).open

@@ -235,6 +235,26 @@ def test_exec_answers_output_and_code(runtime: RuntimeServiceStub, house: House)
     runtime.RemoveContainer(pb.RemoveContainerRequest(id=container, force=True))
 
 
+def test_exec_sync_answers_all_at_once(runtime: RuntimeServiceStub, house: House) -> None:
+    container = started(runtime, "sleep")
+    wanted = {"command": ["echo", "a"], "env": ["X=1"], "working_dir": "/tmp", "user": "7"}
+    done = runtime.ExecSync(pb.ExecSyncRequest(id=container, **wanted))
+    assert (done.exit_code, done.stdout, done.stderr) == (0, b"a\n", b"")
+    spec = next(call[2] for call in house.kernel.calls if call[0] == "exec" and call[1] == container)
+    assert "X=1" in spec.process["env"] and spec.process["cwd"] == "/tmp" and spec.process["user"]["username"] == "7"
+    assert runtime.ExecSync(pb.ExecSyncRequest(id=container, command=["exit", "7"])).exit_code == 7
+    for request, code in (
+        (pb.ExecSyncRequest(id=container, command=["sleep"], timeout_millis=50), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (pb.ExecSyncRequest(id=container), grpc.StatusCode.INVALID_ARGUMENT),
+        (pb.ExecSyncRequest(id="nobody", command=["true"]), grpc.StatusCode.NOT_FOUND),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            runtime.ExecSync(request)
+        error: Any = caught.value
+        assert error.code() == code
+    runtime.RemoveContainer(pb.RemoveContainerRequest(id=container, force=True))
+
+
 def test_exec_of_nothing_is_127(runtime: RuntimeServiceStub) -> None:
     container = started(runtime, "sleep")
     with pytest.raises(grpc.RpcError) as caught:

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from moorage.cri.v1 import api_pb2 as pb
-from moorage.server.api.cri.containers import MAX_OUTPUT, fitting
+from moorage.server.api.output import MAX_OUTPUT, fitting
 from tests.api.conftest import House
 from tests.api.crihouse import Cri, refused
 from tests.streamclient import SpdyClient, spdy

@@ -24,7 +24,7 @@ from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
 from moorage.server.networkdriver.base import InterfaceConfig
-from moorage.server.supervisor.protocol import STDOUT, Channel, pack_data, pack_message
+from moorage.server.supervisor.protocol import STDOUT, VERSION, Channel, pack_data, pack_message
 from tests.contract.execbox import Box, alive, read_all, until
 from tests.contract.execdriver import ExecDriverContract
 
@@ -322,7 +322,8 @@ async def test_other_versions_and_unknown_operations_are_refused(box: NativeBox)
     directory = box.state / "pods" / pod.id
     with pytest.raises(Unimplemented, match="'nonsense'"):
         await asyncio.to_thread(call, directory, {"op": "nonsense"})
-    with contextlib.closing(Channel(connect(directory, greeting={"op": "hello", "version": 0}))) as channel:
+    with contextlib.closing(Channel(connect(directory))) as channel:
+        channel.send({"op": "status", "version": 0})
         frame = await asyncio.to_thread(channel.receive)
         assert frame is not None
         assert "speaks version" in frame.message["error"]["message"]
@@ -335,8 +336,8 @@ async def test_nonsense_on_a_socket_does_not_hurt_the_pod(box: NativeBox) -> Non
     for wire in (
         b"\xff" * 100,
         pack_data(STDOUT, b"x"),
-        pack_message({"op": "exec"}),
-        pack_message({"op": "start", "id": 1}),
+        pack_message({"op": "exec", "version": VERSION}),
+        pack_message({"op": "start", "id": 1, "version": VERSION}),
     ):
         with connect(directory) as sock:
             sock.sendall(wire)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from moorage.server.errors import FailedPrecondition, Internal, ResourceExhausted
 from moorage.server.execdriver.spawner_client import raise_error
 from moorage.server.libcontainer.process import StartError
-from moorage.server.supervisor import protocol
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import Loop
@@ -23,7 +22,6 @@ from moorage.server.supervisor.protocol import (
     STDERR,
     STDIN,
     STDOUT,
-    VERSION,
     Channel,
     Decoder,
     Frame,
@@ -301,8 +299,3 @@ def test_a_timer_that_was_called_off_does_not_fire(loop: Loop) -> None:
     loop.call_later(0.005, lambda: fired.append("off")).cancel()
     pump(loop)
     assert fired == ["kept"]
-
-
-def test_the_version_is_part_of_the_greeting() -> None:
-    (frame,) = Decoder().feed(protocol.pack_message({"op": "hello", "version": VERSION}))
-    assert frame.message == {"op": "hello", "version": 1}

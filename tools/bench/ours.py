@@ -99,10 +99,9 @@ class Moorage:
         self._client.containers.remove(container)
 
     def exec(self, container: str, command: Sequence[str]) -> None:
-        with self._client.containers.exec(container, command) as session:
-            printed = b"".join(output.data for output in session)
-        if session.exit_code:
-            raise RuntimeError(f"exec in moorage: exit {session.exit_code}: {printed!r}")
+        done = self._client.containers.exec_sync(container, command)
+        if done.exit_code:
+            raise RuntimeError(f"exec in moorage: exit {done.exit_code}: {done.stderr!r}")
 
     def samplers(self) -> Mapping[str, Callable[[], Samples]]:
         return {"stats": self._stats}

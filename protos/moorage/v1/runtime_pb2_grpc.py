@@ -91,6 +91,11 @@ class RuntimeServiceStub:
                 request_serializer=moorage_dot_v1_dot_runtime__pb2.ExecRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_runtime__pb2.ExecResponse.FromString,
                 _registered_method=True)
+        self.ExecSync = channel.unary_unary(
+                '/moorage.v1.RuntimeService/ExecSync',
+                request_serializer=moorage_dot_v1_dot_runtime__pb2.ExecSyncRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_runtime__pb2.ExecSyncResponse.FromString,
+                _registered_method=True)
         self.GetLogs = channel.unary_stream(
                 '/moorage.v1.RuntimeService/GetLogs',
                 request_serializer=moorage_dot_v1_dot_runtime__pb2.GetLogsRequest.SerializeToString,
@@ -200,6 +205,14 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExecSync(self, request, context):
+        """ExecSync runs one more process in a running container to its end, without stdin and terminal, and answers what it printed.
+        DEADLINE_EXCEEDED, and the process killed with all that it started, when it takes longer than the timeout or the call's deadline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLogs(self, request, context):
         """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up.
         """
@@ -286,6 +299,11 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.Exec,
                     request_deserializer=moorage_dot_v1_dot_runtime__pb2.ExecRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_runtime__pb2.ExecResponse.SerializeToString,
+            ),
+            'ExecSync': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecSync,
+                    request_deserializer=moorage_dot_v1_dot_runtime__pb2.ExecSyncRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_runtime__pb2.ExecSyncResponse.SerializeToString,
             ),
             'GetLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.GetLogs,
@@ -607,6 +625,33 @@ class RuntimeService:
             '/moorage.v1.RuntimeService/Exec',
             moorage_dot_v1_dot_runtime__pb2.ExecRequest.SerializeToString,
             moorage_dot_v1_dot_runtime__pb2.ExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecSync(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.RuntimeService/ExecSync',
+            moorage_dot_v1_dot_runtime__pb2.ExecSyncRequest.SerializeToString,
+            moorage_dot_v1_dot_runtime__pb2.ExecSyncResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,10 @@ class RuntimeServiceStub:
     """Exec runs one more process in a running container. The first message must be `open`; the first answer is `started`, the
     last `exited`. Hanging up kills the process. Half-closing the call closes its stdin.
     """
+    ExecSync: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ExecSyncRequest, _runtime_pb2.ExecSyncResponse]
+    """ExecSync runs one more process in a running container to its end, without stdin and terminal, and answers what it printed.
+    DEADLINE_EXCEEDED, and the process killed with all that it started, when it takes longer than the timeout or the call's deadline.
+    """
     GetLogs: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GetLogsRequest, _runtime_pb2.GetLogsResponse]
     """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
     GetStats: _grpc.UnaryStreamMultiCallable[_runtime_pb2.GetStatsRequest, _runtime_pb2.GetStatsResponse]
@@ -114,6 +118,10 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     Exec: _aio.StreamStreamMultiCallable[_runtime_pb2.ExecRequest, _runtime_pb2.ExecResponse]  # type: ignore[assignment]
     """Exec runs one more process in a running container. The first message must be `open`; the first answer is `started`, the
     last `exited`. Hanging up kills the process. Half-closing the call closes its stdin.
+    """
+    ExecSync: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ExecSyncRequest, _runtime_pb2.ExecSyncResponse]  # type: ignore[assignment]
+    """ExecSync runs one more process in a running container to its end, without stdin and terminal, and answers what it printed.
+    DEADLINE_EXCEEDED, and the process killed with all that it started, when it takes longer than the timeout or the call's deadline.
     """
     GetLogs: _aio.UnaryStreamMultiCallable[_runtime_pb2.GetLogsRequest, _runtime_pb2.GetLogsResponse]  # type: ignore[assignment]
     """GetLogs streams what the container wrote, oldest first; with `follow` until it has ended or the caller hangs up."""
@@ -226,6 +234,16 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_runtime_pb2.ExecResponse], _abc.AsyncIterator[_runtime_pb2.ExecResponse]]:
         """Exec runs one more process in a running container. The first message must be `open`; the first answer is `started`, the
         last `exited`. Hanging up kills the process. Half-closing the call closes its stdin.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecSync(
+        self,
+        request: _runtime_pb2.ExecSyncRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.ExecSyncResponse, _abc.Awaitable[_runtime_pb2.ExecSyncResponse]]:
+        """ExecSync runs one more process in a running container to its end, without stdin and terminal, and answers what it printed.
+        DEADLINE_EXCEEDED, and the process killed with all that it started, when it takes longer than the timeout or the call's deadline.
         """
 
     @_abc_1.abstractmethod

@@ -11,13 +11,11 @@ from moorage.server.api import context as ctx
 from moorage.server.api.cri import common, convert_container, filters
 from moorage.server.api.cri.calls import Calls, Ctx, Setting
 from moorage.server.api.derived import Derived
+from moorage.server.api.output import fitting
 from moorage.server.engine import commands
 from moorage.server.engine.job import Context
 from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from moorage.server.model import Container
-
-MAX_OUTPUT = (16 << 20) - 1024
-"""What an answer of ExecSync may hold of stdout and stderr together: clients take messages of 16 MiB."""
 
 
 class ContainerCalls(Calls):
@@ -119,12 +117,6 @@ class ContainerCalls(Calls):
 
     async def _containers_found(self, wanted: pb.ContainerFilter, caller: Context) -> list[Container]:
         return filters.containers(await self._containers(caller), wanted)
-
-
-def fitting(stdout: bytes, stderr: bytes) -> tuple[bytes, bytes]:
-    """As much of both as one message holds. Neither can push out more than half of the other's."""
-    out = stdout[: MAX_OUTPUT - min(len(stderr), MAX_OUTPUT // 2)]
-    return out, stderr[: MAX_OUTPUT - len(out)]
 
 
 def _info(container: Container) -> str:
