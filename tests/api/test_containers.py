@@ -237,8 +237,8 @@ def test_exec_answers_output_and_code(runtime: RuntimeServiceStub, house: House)
 
 def test_exec_sync_answers_all_at_once(runtime: RuntimeServiceStub, house: House) -> None:
     container = started(runtime, "sleep")
-    wanted = {"command": ["echo", "a"], "env": ["X=1"], "working_dir": "/tmp", "user": "7"}
-    done = runtime.ExecSync(pb.ExecSyncRequest(id=container, **wanted))
+    request = pb.ExecSyncRequest(id=container, command=["echo", "a"], env=["X=1"], working_dir="/tmp", user="7")
+    done = runtime.ExecSync(request)
     assert (done.exit_code, done.stdout, done.stderr) == (0, b"a\n", b"")
     spec = next(call[2] for call in house.kernel.calls if call[0] == "exec" and call[1] == container)
     assert "X=1" in spec.process["env"] and spec.process["cwd"] == "/tmp" and spec.process["user"]["username"] == "7"
