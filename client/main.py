@@ -12,6 +12,7 @@ import click
 from moorage.client.connection import TLS, default_host
 from moorage.client.console import Failure, Settings, tell_error
 from moorage.client.errors import MoorageError
+from moorage.v1.version import VERSION
 
 VERBS = (
     "attach",
@@ -90,9 +91,7 @@ class Verbs(click.Group):
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"moorage {version('moorage')}")
+        click.echo(f"moorage {VERSION}")
         ctx.exit()
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from moorage.client.builds import Builds
 from moorage.client.caller import Caller, timestamp
 from moorage.client.connection import TLS, connect
 from moorage.client.images import Images
@@ -26,6 +26,9 @@ from moorage.v1 import (
     system_pb2,
     system_pb2_grpc,
 )
+
+if TYPE_CHECKING:
+    from moorage.client.builds import Builds
 
 
 class Client:
@@ -42,11 +45,17 @@ class Client:
         channel, address = connect(url, tls=tls, insecure=insecure)
         self._caller = Caller(channel, address, timeout)
         self.images = Images(self._caller)
-        self.builds = Builds(self._caller)
         self.containers = Containers(self._caller)
         self.networks = Networks(self._caller)
         self.registry = Registry(self._caller)
         self.system = System(self._caller)
+
+    @cached_property
+    def builds(self) -> Builds:
+        """Builds. What they need is loaded when it is first asked for: most commands do without."""
+        from moorage.client.builds import Builds
+
+        return Builds(self._caller)
 
     @property
     def url(self) -> str:

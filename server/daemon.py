@@ -19,7 +19,7 @@ from moorage.server.api.network import NetworkService
 from moorage.server.api.registry import RegistryService
 from moorage.server.api.runtime import RuntimeService
 from moorage.server.api.server import ApiServer
-from moorage.server.api.system import VERSION, SystemService
+from moorage.server.api.system import SystemService
 from moorage.server.builder.cache import BuildCache
 from moorage.server.builder.run import Tools
 from moorage.server.builder.running import Workshop
@@ -74,6 +74,7 @@ from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.pull import Puller
 from moorage.server.registry.push import Pusher
 from moorage.server.streaming.server import StreamingServer
+from moorage.v1.version import VERSION
 
 
 @dataclass(frozen=True)

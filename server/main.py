@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import start_http_server
@@ -35,6 +34,7 @@ from moorage.server.errors import (
     Unavailable,
 )
 from moorage.server.model import ExitStatus
+from moorage.v1.version import VERSION
 
 log = logging.getLogger("moorage")
 
@@ -182,7 +182,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--insecure-loopback", action="store_true", default=None, help="allow tcp:// without TLS on loopback addresses"
     )
-    parser.add_argument("--version", action="version", version=f"mooraged {version('moorage')}")
+    parser.add_argument("--version", action="version", version=f"mooraged {VERSION}")
     return parser.parse_args(argv)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version as distribution_version
 
 import click
 
 from moorage.client.console import Settings, format_option, pass_settings, say, say_json
+from moorage.v1.version import VERSION
 
 
 @click.command()
@@ -16,7 +16,7 @@ from moorage.client.console import Settings, format_option, pass_settings, say, 
 @pass_settings
 def command(settings: Settings, client_only: bool, output: str) -> None:
     """Show the versions of this client and the daemon."""
-    versions = {"client": {"version": distribution_version("moorage"), "python_version": platform.python_version()}}
+    versions = {"client": {"version": VERSION, "python_version": platform.python_version()}}
     if output == "table":
         _show("Client", versions["client"])
     if not client_only:

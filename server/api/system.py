@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from importlib.metadata import version
 from typing import Any
 
 from grpc import aio
@@ -16,10 +15,10 @@ from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.v1 import system_pb2 as pb
 from moorage.v1 import system_pb2_grpc
+from moorage.v1.version import VERSION
 
 TEXT_PIECE = 1 << 18
 Ctx = aio.ServicerContext[Any, Any]
-VERSION = version("moorage")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
