@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from moorage.server.errors import FailedPrecondition, InvalidArgument
-from moorage.server.graph.drivers.options import DEFAULTS, VOLATILE, XATTRS, OverlayOptions
+from moorage.server.graph.overlayoptions import DEFAULTS, VOLATILE, XATTRS, OverlayOptions
 from moorage.server.registry import config as registry
 
 DEFAULT_ROOT = "/var/lib/moorage"

@@ -106,12 +106,9 @@ class Daemon:
     metrics: Metrics
 
 
-def furnish(config: Config, stack: ExitStack) -> Rooms:
-    """The real rooms, on this host. What must be closed goes on the stack."""
+def furnish(config: Config, spawner: SpawnerClient, stack: ExitStack) -> Rooms:
+    """The real rooms, on this host. What must be closed goes on the stack; the spawner is the caller's."""
     root, instance = Path(config.root), config.instance
-    spawner = SpawnerClient(config.spares)
-    spawner.start()
-    stack.callback(spawner.close)
     spawner.prime(default_seccomp())
     db = GraphDB(root / "graph.db")
     stack.callback(db.close)

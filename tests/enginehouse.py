@@ -14,8 +14,8 @@ from moorage.server.daemon import Daemon, Rooms, assemble
 from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
 from moorage.server.engine.job import Context
-from moorage.server.main import serve
 from moorage.server.model import Container, ContainerConfig, PodConfig
+from moorage.server.serving import serve
 
 CALLER = Context("test")
 _numbers = itertools.count()

@@ -7,25 +7,34 @@ import io
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from moorage.server.cancel import CancelToken
-from moorage.server.daemon import furnish
+from moorage.server.config import Config
+from moorage.server.daemon import Rooms, furnish
 from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
+from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.graph.graph import Graph
 from moorage.server.model import LogConfig
 from tests.enginehouse import EngineHouse
 from tests.images import BuiltImage, build_busybox, busybox_layer, tar_layer
 
 
+def real_rooms(config: Config, stack: ExitStack) -> Rooms:
+    """As the process around a daemon makes them."""
+    spawner = SpawnerClient(config.spares)
+    stack.callback(spawner.close)
+    return furnish(config, spawner, stack)
+
+
 class House(EngineHouse):
     """A daemon with an image of busybox, whose second layer has /srv/site/index and the user bob, who is also of the group staff."""
 
     def __init__(self) -> None:
-        super().__init__(Path(tempfile.mkdtemp(prefix="moorage-")), furnish)
+        super().__init__(Path(tempfile.mkdtemp(prefix="moorage-")), real_rooms)
         self.logs = self.root / "logs"
 
     async def sh(self, pod_id: str, script: str, name: str = "main", **fields: Any) -> str:

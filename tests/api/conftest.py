@@ -16,8 +16,8 @@ from moorage.server.config import Config
 from moorage.server.daemon import Daemon, Rooms, assemble
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.main import serve
 from moorage.server.networkdriver.passive import PassiveDriver
+from moorage.server.serving import serve
 from moorage.v1.image_pb2_grpc import ImageServiceStub
 from moorage.v1.network_pb2_grpc import NetworkServiceStub
 from moorage.v1.runtime_pb2_grpc import RuntimeServiceStub

@@ -10,7 +10,7 @@ import pytest
 from moorage.server.graph import drivers
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.drivers.base import GraphDriver
-from moorage.server.graph.drivers.options import OverlayOptions
+from moorage.server.graph.overlayoptions import OverlayOptions
 from tests.filesystems import mounted
 from tests.spawning import running_spawner
 

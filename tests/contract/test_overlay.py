@@ -15,8 +15,8 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import DataLoss, FailedPrecondition
 from moorage.server.graph.confined import ConfinedRunner
 from moorage.server.graph.drivers.base import WritableLayer
-from moorage.server.graph.drivers.options import OverlayOptions
 from moorage.server.graph.drivers.overlay import OverlayDriver
+from moorage.server.graph.overlayoptions import OverlayOptions
 from tests.archives import Archive, in_rootfs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

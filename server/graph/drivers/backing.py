@@ -35,7 +35,8 @@ NAMES = {
 OPAQUE_XATTRS = {"trusted": "trusted.overlay.opaque", "user": "user.overlay.opaque"}
 """The mark of a directory that hides all below it, by the kind of attributes that overlay works with."""
 
-_XATTR_PARAMETERS: dict[str, tuple[tuple[str, str | None], ...]] = {"trusted": (), "user": (("userxattr", None),)}
+_Parameters = tuple[tuple[str, str | None], ...]
+_XATTR_PARAMETERS: dict[str, _Parameters] = {"trusted": (), "user": (("userxattr", None),)}
 
 
 def kind(directory: Path) -> str:
@@ -71,22 +72,22 @@ def overlay_features(root: Path) -> OverlayFeatures:
                 shutil.rmtree(each)
 
 
-def overlay_obstacle(root: Path) -> str:
-    """Why the overlay driver would not work in `root`, empty when it would."""
-    return overlay_features(root).obstacle
-
-
 def _try_overlays(directory: Path) -> OverlayFeatures:
     takes = {name: _takes_marks(directory, mark) for name, mark in OPAQUE_XATTRS.items()}
     if all(takes.values()):
         return OverlayFeatures(takes["trusted"])
-    mounts = {name: _mounts(directory, *_XATTR_PARAMETERS[name]) for name, refused in takes.items() if not refused}
+    # An overlay that is not volatile has its file system synced when it goes.
+    volatile = not _mounts(directory, ("volatile", None))
+    quick: _Parameters = (("volatile", None),) if volatile else ()
+    mounts = {
+        name: _mounts(directory, *_XATTR_PARAMETERS[name], *quick) for name, refused in takes.items() if not refused
+    }
     if all(mounts.values()):
         return OverlayFeatures(f"an overlay on {kind(directory)} cannot be mounted: {next(iter(mounts.values()))}")
     return OverlayFeatures(
         xattrs=tuple(name for name, refused in mounts.items() if not refused),
-        volatile=not _mounts(directory, ("volatile", None)),
-        metacopy=not _mounts(directory, ("metacopy", "on"), ("redirect_dir", "on")),
+        volatile=volatile,
+        metacopy=not _mounts(directory, ("metacopy", "on"), ("redirect_dir", "on"), *quick),
     )
 
 

@@ -37,8 +37,8 @@ from moorage.server.graph.drivers.base import (
     Whiteouts,
     WritableLayer,
 )
-from moorage.server.graph.drivers.options import DEFAULTS, OverlayOptions
 from moorage.server.graph.drivers.storage import Storage, no_quota
+from moorage.server.graph.overlayoptions import DEFAULTS, OverlayOptions
 from moorage.server.model import DiskUsage
 
 PLAIN = ("index=off", "metacopy=off", "redirect_dir=off")
@@ -80,8 +80,14 @@ class OverlayDriver:
     name = "overlay"
     independent_layers = True
 
-    def __init__(self, root: Path, confined: Confined, options: OverlayOptions = DEFAULTS) -> None:
-        """Raises FailedPrecondition for options that do not work in `root`."""
+    def __init__(
+        self,
+        root: Path,
+        confined: Confined,
+        options: OverlayOptions = DEFAULTS,
+        features: backing.OverlayFeatures | None = None,
+    ) -> None:
+        """`features` are what works in `root`, where that is known already. Raises FailedPrecondition for options that do not."""
         if set(str(root)) & set(":,\\"):
             raise InvalidArgument(
                 f"overlay cannot work in {root}: its path has a colon, comma or backslash in it", path=root
@@ -89,7 +95,7 @@ class OverlayDriver:
         self._storage = Storage(root / "overlay", confined, projectquotas.forget)
         self._confined = confined
         self._options = options
-        self._features = backing.overlay_features(root)
+        self._features = features or backing.overlay_features(root)
         self._xattrs = self._choose_xattrs()
         self._check_options(root)
         self._opaque = OPAQUE_XATTRS[self._xattrs]
