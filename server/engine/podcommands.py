@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from moorage.server.engine.commands import Sample
 from moorage.server.engine.job import Command
+from moorage.server.networkdriver.counters import Counters
 from moorage.server.model import Container, PodConfig, PodRecord, Resources
 
 
@@ -73,8 +74,7 @@ class PodSample:
     page_faults: int
     major_page_faults: int
     pids: int
-    rx_bytes: int
-    tx_bytes: int
+    traffic: Counters
     containers: tuple[Sample, ...]
     time_ns: int = 0
 

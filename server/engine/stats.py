@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 FRESH_SECONDS = 0.05
 BATCH = 16
-NO_COUNTERS = Counters(0, 0, 0, 0)
+NO_COUNTERS = Counters(0, 0, 0, 0, 0, 0)
 Key = tuple[str, int]
 """Who has a cgroup, and since when: one that is started again has another."""
 
@@ -211,8 +211,7 @@ def _pod(
         page_faults=stats.page_faults,
         major_page_faults=stats.major_page_faults,
         pids=stats.pids,
-        rx_bytes=link.rx_bytes,
-        tx_bytes=link.tx_bytes,
+        traffic=link,
         containers=containers,
     )
 

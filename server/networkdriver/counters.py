@@ -15,8 +15,10 @@ class Counters:
 
     rx_bytes: int
     rx_packets: int
+    rx_errors: int
     tx_bytes: int
     tx_packets: int
+    tx_errors: int
 
 
 def read_counters(path: Path = DEVICES) -> dict[str, Counters]:
@@ -27,8 +29,8 @@ def read_counters(path: Path = DEVICES) -> dict[str, Counters]:
     found = {}
     for line in path.read_text().splitlines()[2:]:
         name, _, rest = line.partition(":")
-        fields = rest.split()
-        found[name.strip()] = Counters(int(fields[8]), int(fields[9]), int(fields[0]), int(fields[1]))
+        sent_bytes, sent_packets, sent_errors, *_, got_bytes, got_packets, got_errors = map(int, rest.split()[:11])
+        found[name.strip()] = Counters(got_bytes, got_packets, got_errors, sent_bytes, sent_packets, sent_errors)
     return found
 
 

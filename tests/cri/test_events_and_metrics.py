@@ -152,7 +152,9 @@ def test_statistics_of_a_pod(cri: Cri) -> None:
     assert stats.linux.memory.usage_bytes.value > 0
     assert stats.linux.memory.rss_bytes.value > 0
     assert stats.linux.memory.page_faults.value > 0
-    assert stats.linux.network.default_interface.name == "eth0"
+    interface = stats.linux.network.default_interface
+    assert interface.name == "eth0" and interface.rx_bytes.value > 0
+    assert interface.HasField("rx_errors") and interface.HasField("tx_errors")
     assert stats.linux.process.process_count.value > 0
     assert [one.attributes.id for one in stats.linux.containers] == [box.id]
 

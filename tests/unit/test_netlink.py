@@ -53,14 +53,14 @@ DEVICES = """\
 Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
-mveth0123456789:1000      10    0    0    0     0          0         0     2000      20    0    0    0     0       0          0
+mveth0123456789:1000      10    1    0    0     0          0         0     2000      20    2    0    0     0       0          0
 """
 
 
 def test_counters_are_swapped(tmp_path: Path) -> None:
     file = tmp_path / "dev"
     file.write_text(DEVICES)
-    assert counters.read_counters(file)["mveth0123456789"] == counters.Counters(2000, 20, 1000, 10)
+    assert counters.read_counters(file)["mveth0123456789"] == counters.Counters(2000, 20, 2, 1000, 10, 1)
     assert counters.link_names(file) == {"lo", "mveth0123456789"}
 
 

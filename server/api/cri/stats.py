@@ -232,5 +232,7 @@ def _fill_network(message: pb.LinuxPodSandboxStats, sample: pods.PodSample, when
     message.network.timestamp = when
     interface = message.network.default_interface
     interface.name = endpoint.interface
-    interface.rx_bytes.value, interface.tx_bytes.value = sample.rx_bytes, sample.tx_bytes
+    traffic = sample.traffic
+    interface.rx_bytes.value, interface.rx_errors.value = traffic.rx_bytes, traffic.rx_errors
+    interface.tx_bytes.value, interface.tx_errors.value = traffic.tx_bytes, traffic.tx_errors
     message.network.interfaces.add().CopyFrom(interface)
