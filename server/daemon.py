@@ -31,6 +31,7 @@ from moorage.server.engine.archiving import Archiving
 from moorage.server.engine.buildhouse import Parts
 from moorage.server.engine.builds import Builds
 from moorage.server.engine.containers import Containers
+from moorage.server.engine.described import Described
 from moorage.server.engine.engine import Engine, Lane, Verb
 from moorage.server.engine.events import EventLog
 from moorage.server.engine.fsck import Fsck
@@ -210,7 +211,8 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     api.on_stopping = engine.dismiss
     serve = Verb("serveapi", commands.ServeApi, api.serve, Lane.WAIT, lambda command: ",".join(command.listen))
     measures = Measures(containers, pods, places, rooms.cgroups, FigureReader())
-    engine.register([*table, *measures.verbs(), serve])
+    described = Described(containers, pods, places, lifecycle)
+    engine.register([*table, *measures.verbs(), *described.verbs(), serve])
     recovery = Recovery(
         instance=config.instance,
         places=places,

@@ -216,8 +216,11 @@ class Lifecycle:
         pod = self._pods.ready(container.pod_id)
         inpod.check_target(container, self._containers)
         undo.callback(self._exec.remove_container, pod.id, container.id)
-        spec = self._spec(container, self._places.pod_directory(pod.id), "", pod.config)
-        return self._start_process(job, container, connect, spec)
+        return self._start_process(job, container, connect, self.spec_in_pod(container, pod))
+
+    def spec_in_pod(self, container: Container, pod: PodRecord) -> ContainerSpec:
+        """What to start for a container of a pod."""
+        return self._spec(container, self._places.pod_directory(pod.id), "", pod.config)
 
     def _start_process(
         self, job: Job, container: Container, connect: Callable[[str], None] | None, spec: ContainerSpec

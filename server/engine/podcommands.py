@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from moorage.server.engine.commands import Sample
 from moorage.server.engine.job import Command
-from moorage.server.networkdriver.counters import Counters
 from moorage.server.model import Container, PodConfig, PodRecord, Resources
+from moorage.server.networkdriver.counters import Counters
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,20 @@ class ListPods(Command[list[PodRecord]]):
 @dataclass(frozen=True)
 class InspectPod(Command[PodRecord]):
     """One pod, by ID or unique prefix."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class DescribePod(Command[dict[str, Any]]):
+    """What a pod's containers share, as an OCI runtime spec."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class DescribeContainer(Command[dict[str, Any]]):
+    """A container of a pod as an OCI runtime spec. Raises what keeps it from being told: a device that has gone, say."""
 
     id: str
 

@@ -103,7 +103,7 @@ class PodLife:
             oci.limits(_total(config.resources, config.overhead))
         )
         job.stage("pod")
-        running = self._exec.run_pod(_spec(pod))
+        running = self._exec.run_pod(pod_spec(pod))
         network = self._networks.of_pod(config)
         ports = tuple(port for port in config.attachment.ports if port.host_port)
         attached = self._networks.driver(network).attach(network, pod.id, running.pid, ports, job.stage)
@@ -210,7 +210,8 @@ class PodLife:
         return self._exec.dial(self._pods.ready(command.id).id, command.port)
 
 
-def _spec(pod: PodRecord) -> PodSpec:
+def pod_spec(pod: PodRecord) -> PodSpec:
+    """What an exec driver is to run."""
     config = pod.config
     own = {"net", "uts"} if config.network == "pod" else set()
     own |= {"ipc"} if config.ipc == "pod" else set()

@@ -22,6 +22,7 @@ from moorage.server.model import Container, PodConfig, Resources, Security
 
 __all__ = ["build", "check", "exec_process", "limits", "parse_signal", "pod_sysctls"]
 
+VERSION = "1.2.0"
 CPU_PERIOD_US = 100_000
 
 MASKED_PATHS = """
@@ -61,7 +62,7 @@ def build(
     files = {"/etc/hosts": hosts_path, "/etc/resolv.conf": resolv_conf_path, "/etc/hostname": hostname_path}
     devices = mounts.devices(config.devices)
     spec: dict[str, Any] = {
-        "ociVersion": "1.2.0",
+        "ociVersion": VERSION,
         "process": _process(
             container,
             config.security,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
+from moorage.cri.v1 import api_pb2 as api
 from tests.criclient import Cri, refused
 from tests.daemon import Daemon
 from tests.kernel.conftest import IMAGE
@@ -52,7 +53,11 @@ def test_pods_join_the_network_of_the_plugins(node: tuple[Daemon, Path], tmp_pat
     try:
         with refused(StatusCode.FAILED_PRECONDITION, "no network configuration", str(directory)):
             cri.pod()
+        assert (
+            "no network configuration" in cri.runtime.Status(api.StatusRequest(verbose=True)).info["lastCNILoadStatus"]
+        )
         configure(directory)
+        assert cri.runtime.Status(api.StatusRequest(verbose=True)).info["lastCNILoadStatus"] == "OK"
         pod, other = cri.pod(), cri.pod()
         assert {pod.ip, other.ip} == {"10.213.80.2", "10.213.80.3"}
         box = pod.run("sleep", "1000")

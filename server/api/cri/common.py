@@ -107,6 +107,17 @@ def user(security: Any) -> str:
     return f"{name}:{_id(security.run_as_group.value, 'run_as_group')}"
 
 
+def fill_user(security: Any, text: str) -> None:
+    """The reverse of `user`: set the fields of a security context."""
+    name, _, group = text.partition(":")
+    if name.isdecimal():
+        security.run_as_user.value = int(name)
+    elif name:
+        security.run_as_username = name
+    if group:
+        security.run_as_group.value = int(group)
+
+
 def groups(security: Any) -> tuple[int, ...]:
     """Supplementary groups. Raises InvalidArgument."""
     return tuple(_id(group, "supplemental_groups") for group in security.supplemental_groups)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api import context as ctx
-from moorage.server.api.cri import common, convert_container, filters
+from moorage.server.api.cri import common, convert_container, filters, verbose
 from moorage.server.api.cri.calls import Calls, Ctx, Setting
 from moorage.server.api.derived import Derived
 from moorage.server.api.output import fitting
 from moorage.server.engine import commands
+from moorage.server.engine import podcommands as pods
 from moorage.server.engine.job import Context
 from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from moorage.server.model import Container
@@ -63,7 +63,16 @@ class ContainerCalls(Calls):
         caller = ctx.of(context)
         container = await self._container(request.container_id, caller)
         status = await self._container_status(container, caller)
-        return pb.ContainerStatusResponse(status=status, info={"info": _info(container)} if request.verbose else {})
+        info = await self._info(container, caller) if request.verbose else {}
+        return pb.ContainerStatusResponse(status=status, info=info)
+
+    async def _info(self, container: Container, caller: Context) -> dict[str, str]:
+        pod = await self._pod(container.pod_id, caller)
+        try:
+            spec = await self._engine.run(pods.DescribeContainer(container.id), caller)
+        except (FailedPrecondition, InvalidArgument) as error:
+            spec = {"error": str(error)}
+        return verbose.container_info(container, pod, spec)
 
     async def ListContainers(self, request: pb.ListContainersRequest, context: Ctx) -> pb.ListContainersResponse:
         found = await self._containers_found(request.filter, ctx.of(context))
@@ -117,20 +126,3 @@ class ContainerCalls(Calls):
 
     async def _containers_found(self, wanted: pb.ContainerFilter, caller: Context) -> list[Container]:
         return filters.containers(await self._containers(caller), wanted)
-
-
-def _info(container: Container) -> str:
-    return json.dumps(
-        {
-            "sandboxID": container.pod_id,
-            "pid": container.pid,
-            "name": container.name,
-            "state": container.state,
-            "imageID": container.image_id,
-            "args": container.command,
-            "env": container.env,
-            "cwd": container.cwd,
-            "user": container.user,
-            "privileged": container.config.security.privileged,
-        }
-    )

@@ -31,6 +31,7 @@ STATES = {
     "exited": pb.CONTAINER_EXITED,
     "removing": pb.CONTAINER_EXITED,
 }
+_PIDS = {"": pb.CONTAINER, "host": pb.NODE, "pod": pb.POD}
 START_ERROR_CODE = 128
 _UNKNOWN_END = ExitStatus(255, 0, reason="Unknown")
 _PLAIN_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
@@ -232,6 +233,60 @@ def recorded_status(value: Container) -> bytes:
         stop_signal=common.signal_message(value.stop_signal or "SIGTERM"),
     )
     return status.SerializeToString()
+
+
+def config_message(value: Container, pod: PodRecord) -> pb.ContainerConfig:
+    """What was asked for, but for security profiles."""
+    config = value.config
+    return pb.ContainerConfig(
+        metadata=container_metadata(config),
+        image=pb.ImageSpec(image=config.image),
+        command=config.entrypoint,
+        args=config.command,
+        working_dir=config.working_dir,
+        envs=[_env_message(entry) for entry in config.env],
+        mounts=_mount_messages(value),
+        devices=[
+            pb.Device(host_path=each.source, container_path=each.target, permissions=each.permissions)
+            for each in config.devices
+        ],
+        labels=config.labels,
+        annotations=config.annotations,
+        log_path=config.log.path.removeprefix(f"{pod.config.log_directory}/"),
+        stdin=config.stdin_open,
+        stdin_once=config.stdin_once,
+        tty=config.tty,
+        linux=pb.LinuxContainerConfig(
+            resources=common.resources_message(config.resources), security_context=_security_message(config)
+        ),
+        stop_signal=common.signal_message(config.stop_signal),
+    )
+
+
+def _env_message(entry: str) -> pb.KeyValue:
+    name, _, text = entry.partition("=")
+    return pb.KeyValue(key=name, value=text.encode())
+
+
+def _security_message(config: ContainerConfig) -> pb.LinuxContainerSecurityContext:
+    security = config.security
+    message = pb.LinuxContainerSecurityContext(
+        privileged=security.privileged,
+        readonly_rootfs=config.read_only,
+        supplemental_groups=security.groups,
+        no_new_privs=not security.allow_new_privileges,
+        masked_paths=security.masked_paths,
+        readonly_paths=security.readonly_paths,
+        namespace_options=pb.NamespaceOption(pid=_PIDS.get(config.pid, pb.TARGET)),
+    )
+    common.fill_user(message, config.user)
+    if message.namespace_options.pid == pb.TARGET:
+        message.namespace_options.target_id = config.pid
+    if security.cap_add or security.cap_drop or security.cap_ambient:
+        message.capabilities.add_capabilities.extend(security.cap_add)
+        message.capabilities.drop_capabilities.extend(security.cap_drop)
+        message.capabilities.add_ambient_capabilities.extend(security.cap_ambient)
+    return message
 
 
 def _mount_messages(value: Container) -> list[pb.Mount]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api.cri import common
 from moorage.server.errors import InvalidArgument, Unimplemented
-from moorage.server.model import NetworkAttachment, PodConfig, PodRecord, PortMapping, Security
+from moorage.server.model import NetworkAttachment, PodConfig, PodRecord, PortMapping, Resources, Security
 
 _SYSCTL = re.compile(r"[a-z0-9][a-z0-9_-]*([./][a-zA-Z0-9_-]+)+")
 _PROTOCOLS: dict[int, Literal["tcp", "udp"]] = {pb.TCP: "tcp", pb.UDP: "udp"}
@@ -158,6 +158,48 @@ def pod_status(value: PodRecord) -> pb.PodSandboxStatus:
         labels=config.labels,
         annotations=config.annotations,
         runtime_handler=config.runtime_handler,
+    )
+
+
+def config_message(config: PodConfig) -> pb.PodSandboxConfig:
+    """What was asked for, but for security profiles."""
+    attachment, security = config.attachment, config.security
+    context = pb.LinuxSandboxSecurityContext(
+        namespace_options=_namespaces(config),
+        privileged=security.privileged,
+        supplemental_groups=security.groups,
+    )
+    common.fill_user(context, config.user)
+    message = pb.PodSandboxConfig(
+        metadata=pod_metadata(config),
+        hostname=config.hostname,
+        log_directory=config.log_directory,
+        port_mappings=[_port_message(port) for port in attachment.ports],
+        labels=config.labels,
+        annotations=config.annotations,
+        linux=pb.LinuxPodSandboxConfig(
+            cgroup_parent=config.cgroup_parent,
+            security_context=context,
+            sysctls=config.sysctls,
+        ),
+    )
+    if config.resources != Resources():
+        message.linux.resources.CopyFrom(common.resources_message(config.resources))
+    if config.overhead != Resources():
+        message.linux.overhead.CopyFrom(common.resources_message(config.overhead))
+    if config.dns:
+        message.dns_config.CopyFrom(
+            pb.DNSConfig(
+                servers=attachment.dns_servers, searches=attachment.dns_searches, options=attachment.dns_options
+            )
+        )
+    return message
+
+
+def _port_message(port: PortMapping) -> pb.PortMapping:
+    protocol = pb.UDP if port.protocol == "udp" else pb.TCP
+    return pb.PortMapping(
+        protocol=protocol, container_port=port.container_port, host_port=port.host_port, host_ip=port.host_ip
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -15,7 +14,7 @@ from pathlib import Path
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.cri.v1 import api_pb2_grpc
 from moorage.server.api import context as ctx
-from moorage.server.api.cri import common
+from moorage.server.api.cri import common, verbose
 from moorage.server.api.cri.calls import Calls, Ctx
 from moorage.server.engine import commands
 from moorage.server.engine.job import Context
@@ -44,7 +43,7 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
         found = await self._known(request.image.image, caller)
         if found is None:
             return pb.ImageStatusResponse()
-        info = {"info": _info(found)} if request.verbose else {}
+        info = verbose.image_info(found) if request.verbose else {}
         return pb.ImageStatusResponse(image=image(found, await self._pinned(caller)), info=info)
 
     async def PullImage(self, request: pb.PullImageRequest, context: Ctx) -> pb.PullImageResponse:
@@ -151,26 +150,3 @@ def layers_size(images: Iterable[Image]) -> int:
 def _inodes(path: Path) -> int:
     found = os.statvfs(path)
     return found.f_files - found.f_ffree
-
-
-def _info(value: Image) -> str:
-    config = value.config
-    return json.dumps(
-        {
-            "chainID": value.layers[-1].chain_id if value.layers else "",
-            "imageSpec": {
-                "os": value.platform.os,
-                "architecture": value.platform.architecture,
-                "config": {
-                    "User": config.user,
-                    "Env": config.env,
-                    "Entrypoint": config.entrypoint,
-                    "Cmd": config.command,
-                    "WorkingDir": config.working_dir,
-                    "StopSignal": config.stop_signal,
-                    "Labels": config.labels,
-                },
-                "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in value.layers]},
-            },
-        }
-    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api import context as ctx
-from moorage.server.api.cri import common, convert_pod, filters
+from moorage.server.api.cri import common, convert_pod, filters, verbose
 from moorage.server.api.cri.calls import Calls, Ctx, Setting
 from moorage.server.api.derived import Derived
 from moorage.server.engine import podcommands as commands
@@ -48,9 +47,12 @@ class PodCalls(Calls):
         caller = ctx.of(context)
         pod = await self._pod(request.pod_sandbox_id, caller)
         status, members = await self._pod_statuses(pod, caller)
+        info: dict[str, str] = {}
+        if request.verbose:
+            info = verbose.pod_info(pod, await self._engine.run(commands.DescribePod(pod.id), caller))
         return pb.PodSandboxStatusResponse(
             status=status,
-            info={"info": _info(pod)} if request.verbose else {},
+            info=info,
             containers_statuses=members,
             timestamp=time.time_ns(),
         )
@@ -79,19 +81,3 @@ class PodCalls(Calls):
         """Without those that are still being made: whoever asked for them has no ID yet, and nobody else shall collect them."""
         records = await self._engine.run(commands.ListPods(), caller)
         return filters.pods([record for record in records if record.state != "starting"], wanted)
-
-
-def _info(pod: PodRecord) -> str:
-    config = pod.config
-    return json.dumps(
-        {
-            "sandboxID": pod.id,
-            "pid": pod.pid,
-            "state": pod.state,
-            "runtimeHandler": config.runtime_handler,
-            "cgroupParent": config.cgroup_parent,
-            "hostname": config.hostname,
-            "logDirectory": config.log_directory,
-            "sysctls": config.sysctls,
-        }
-    )

@@ -48,10 +48,14 @@ class StatusCalls(Calls):
                     network,
                 ]
             ),
-            info={"config": _info(self._setting)} if request.verbose else {},
+            info={"config": _info(self._setting), **self._of_network(obstacle)} if request.verbose else {},
             runtime_handlers=[pb.RuntimeHandler(name=name, features=of_handler) for name in handlers],
             features=pb.RuntimeFeatures(supplemental_groups_policy=features.supplemental_groups_policy),
         )
+
+    def _of_network(self, obstacle: str) -> dict[str, str]:
+        """What is told of CNI, where pods join it."""
+        return {"lastCNILoadStatus": obstacle or "OK"} if self._setting.network.name == "cni" else {}
 
     async def RuntimeConfig(self, request: pb.RuntimeConfigRequest, context: Ctx) -> pb.RuntimeConfigResponse:
         driver = CGROUP_DRIVERS[self._setting.config.cgroup_driver]
