@@ -14,7 +14,7 @@ from tests.filesystems import mounted
 from tests.kernel.conftest import IMAGE
 from tests.registry import LoopbackRegistry
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 QUOTA_CTL = subvolumes.number(subvolumes.WRITE | subvolumes.READ, 40, 16)
 ENABLE_SIMPLE = 4

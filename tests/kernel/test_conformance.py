@@ -28,7 +28,7 @@ from tests.imagestore import ImageStore
 from tests.registry import LoopbackRegistry
 from tests.spawning import running_spawner
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 DATA = random.Random(9).randbytes(3_000_000)
 BLOB = Descriptor("application/octet-stream", sha256(DATA), len(DATA))

@@ -16,7 +16,7 @@ from tests.daemon import Daemon
 from tests.images import build_busybox, push, tar_layer
 from tests.registry import LoopbackRegistry
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 IMAGE = "registry.example/test/large:1"
 LAYER = 40 << 20  # more behind the gate than the sockets on the way can hold
