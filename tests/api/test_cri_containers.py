@@ -342,6 +342,7 @@ def test_limits_are_told_and_changed(cri: Cri, pod: str) -> None:
     update = pb.UpdateContainerResourcesRequest(container_id=container, linux=limits, annotations={"new": "1"})
     cri.runtime.UpdateContainerResources(update)
     status = cri.status(container)
+    limits.memory_swap_limit_in_bytes = 64 << 20
     assert status.resources.linux == limits and dict(status.annotations) == {"new": "1"}
 
 

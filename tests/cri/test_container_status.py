@@ -119,6 +119,7 @@ def test_limits_show_in_the_status_and_in_the_cgroup(cri: Cri) -> None:
     told = box.status().resources.linux
     assert (told.cpu_quota, told.cpu_period, told.cpu_shares) == (50_000, 100_000, 512)
     assert (told.memory_limit_in_bytes, told.oom_score_adj) == (64 << 20, 500)
+    assert told.memory_swap_limit_in_bytes == 64 << 20
     wanted = api.LinuxContainerResources(cpu_quota=70_000, memory_limit_in_bytes=80 << 20)
     cri.runtime.UpdateContainerResources(api.UpdateContainerResourcesRequest(container_id=box.id, linux=wanted))
     told = box.status().resources.linux

@@ -124,6 +124,7 @@ def test_the_network_namespace_of_a_pod_is_found_by_its_runtime_spec(cri: Cri) -
         "namespace": "tests",
         "uid": pod.config.metadata.uid,
     }
+    assert set(info["config"]["linux"]) == {"security_context", "sysctls"}
     assert info["config"]["dns_config"] == {"servers": ["192.0.2.1"]} and info["config"]["hostname"] == "told"
     [address] = info["cniResult"]["Interfaces"]["eth0"]["IPConfigs"]
     assert address["IP"] == pod.ip

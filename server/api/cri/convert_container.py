@@ -228,7 +228,7 @@ def recorded_status(value: Container) -> bytes:
         annotations=config.annotations,
         mounts=_mount_messages(value),
         log_path=config.log.path,
-        resources=pb.ContainerResources(linux=common.resources_message(config.resources)),
+        resources=pb.ContainerResources(linux=_effective(config.resources)),
         user=_user(value),
         stop_signal=common.signal_message(value.stop_signal or "SIGTERM"),
     )
@@ -286,6 +286,13 @@ def _security_message(config: ContainerConfig) -> pb.LinuxContainerSecurityConte
         message.capabilities.add_capabilities.extend(security.cap_add)
         message.capabilities.drop_capabilities.extend(security.cap_drop)
         message.capabilities.add_ambient_capabilities.extend(security.cap_ambient)
+    return message
+
+
+def _effective(limits: Resources) -> pb.LinuxContainerResources:
+    """As they are in force: where nothing is said of swap there is none."""
+    message = common.resources_message(limits)
+    message.memory_swap_limit_in_bytes = limits.memory_swap or limits.memory
     return message
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.api.cri import common
 from moorage.server.errors import InvalidArgument, Unimplemented
-from moorage.server.model import NetworkAttachment, PodConfig, PodRecord, PortMapping, Resources, Security
+from moorage.server.model import NetworkAttachment, PodConfig, PodRecord, PortMapping, Security
 
 _SYSCTL = re.compile(r"[a-z0-9][a-z0-9_-]*([./][a-zA-Z0-9_-]+)+")
 _PROTOCOLS: dict[int, Literal["tcp", "udp"]] = {pb.TCP: "tcp", pb.UDP: "udp"}
@@ -183,10 +183,9 @@ def config_message(config: PodConfig) -> pb.PodSandboxConfig:
             sysctls=config.sysctls,
         ),
     )
-    if config.resources != Resources():
-        message.linux.resources.CopyFrom(common.resources_message(config.resources))
-    if config.overhead != Resources():
-        message.linux.overhead.CopyFrom(common.resources_message(config.overhead))
+    for told, limits in ((message.linux.resources, config.resources), (message.linux.overhead, config.overhead)):
+        if (limited := common.resources_message(limits)).ListFields():
+            told.CopyFrom(limited)
     if config.dns:
         message.dns_config.CopyFrom(
             pb.DNSConfig(
