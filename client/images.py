@@ -32,9 +32,19 @@ class Images:
         )
         return Pull(self._stub.PullImage(request), self._caller.error)
 
-    def push(self, reference: str, destination: str = "", *, auth: image_pb2.RegistryAuth | None = None) -> Push:
-        """Start pushing, under `destination` or its own name; iterate over the answer, or call its `result()`."""
-        request = image_pb2.PushImageRequest(reference=reference, destination=destination, auth=auth)
+    def push(
+        self,
+        reference: str,
+        destination: str = "",
+        *,
+        auth: image_pb2.RegistryAuth | None = None,
+        all_platforms: bool = False,
+    ) -> Push:
+        """Start pushing, under `destination` or its own name; iterate over the answer, or call its `result()`. With `all_platforms` the
+        index that it was pulled by goes, with all that it lists."""
+        request = image_pb2.PushImageRequest(
+            reference=reference, destination=destination, auth=auth, all_platforms=all_platforms
+        )
         return Push(self._stub.PushImage(request), self._caller.error)
 
     def list(

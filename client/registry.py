@@ -76,6 +76,15 @@ class Registry:
         """Delete an index here; its images stay."""
         self._caller.unary(self._stub.RemoveIndex, registry_pb2.RemoveIndexRequest(name=name))
 
+    def copy(
+        self, source: str, destination: str, *, referrers: bool = False, auth: Auth = None, source_auth: Auth = None
+    ) -> Push:
+        """Start copying an image, index or artifact from one repository to another; `auth` is for the destination's registry."""
+        request = registry_pb2.CopyManifestRequest(
+            source=source, destination=destination, referrers=referrers, auth=auth, source_auth=source_auth
+        )
+        return Push(self._stub.CopyManifest(request), self._caller.error)
+
     def push_index(self, name: str, destination: str = "", *, auth: Auth = None) -> Push:
         """Start pushing an index with its images."""
         request = registry_pb2.PushIndexRequest(name=name, destination=destination, auth=auth)

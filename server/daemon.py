@@ -71,6 +71,7 @@ from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.bridge import BridgeDriver
 from moorage.server.networkdriver.cni import CniDriver
 from moorage.server.registry.client import Client
+from moorage.server.registry.copying import Copier
 from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.pull import Puller
 from moorage.server.registry.push import Pusher
@@ -88,6 +89,7 @@ class Rooms:
     registry: Client
     pusher: Pusher
     indexer: Indexer
+    copier: Copier
     exec_driver: ExecDriver
     network_drivers: Mapping[str, NetworkDriver]
     cgroups: CgroupManager
@@ -128,6 +130,7 @@ def furnish(config: Config, spawner: SpawnerClient, stack: ExitStack) -> Rooms:
         registry=registry,
         pusher=Pusher(puller.shared, registry),
         indexer=Indexer(puller.shared, registry),
+        copier=Copier(puller.shared, registry),
         exec_driver=NativeDriver(Path(config.state), spawner),
         network_drivers=networkdrivers.table(
             db, bridge, CniDriver(db, config.network.cni_conf_dir, config.network.cni_bin_dirs)
@@ -181,7 +184,9 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         stats=stats,
         events=EventLog(rooms.db),
         images=images,
-        registries=Registries(engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer),
+        registries=Registries(
+            engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer, rooms.copier
+        ),
         builds=Builds(Parts(engine, images, containers, lifecycle, places), _tools(config, rooms)),
         store=store,
         fsck=Fsck(engine, graph, rooms.puller),

@@ -10,6 +10,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import MoorageError
 from moorage.server.registry.client import Client
 from moorage.server.registry.config import RegistryConfig
+from moorage.server.registry.copying import Copier
 from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.progress import PushProgress, PushStage
 from moorage.server.registry.pull import Puller
@@ -42,4 +43,5 @@ def fake_registry(stack: ExitStack) -> dict[str, Any]:
         "registry": client,
         "pusher": FakePusher(),
         "indexer": Indexer(Puller(MemoryGraph(), client).shared, client),
+        "copier": Copier(Puller(MemoryGraph(), client).shared, client),
     }

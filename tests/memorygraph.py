@@ -87,6 +87,7 @@ class MemoryGraph:
         self.packable: dict[str, LayerBlob] = {}
         """What `pack_layer` makes of a layer, by chain ID; its bytes are in the content already."""
         self.kept: dict[str, str] = {}
+        self.indexes: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -117,7 +118,13 @@ class MemoryGraph:
         return self.layers[chain_id]
 
     def register(
-        self, *, config: bytes, manifest_digest: str, tags: tuple[str, ...], digests: tuple[str, ...]
+        self,
+        *,
+        config: bytes,
+        manifest_digest: str,
+        tags: tuple[str, ...],
+        digests: tuple[str, ...],
+        indexes: tuple[str, ...] = (),
     ) -> Image:
         document = json.loads(config)
         layers, parent = [], ""
@@ -127,6 +134,7 @@ class MemoryGraph:
             parent = joined
         platform = Platform(document["os"], document["architecture"], document.get("variant", ""))
         digest = "sha256:" + hashlib.sha256(config).hexdigest()
+        self.indexes[digest] = indexes
         self.images.append(Image(digest, 0, platform, ImageConfig(), tuple(layers), tags, digests))
         return self.images[-1]
 
@@ -135,7 +143,8 @@ class MemoryGraph:
 
     def manifests(self, image: Image) -> list[bytes]:
         config = f'"digest":"{image.id}"'.encode()
-        return [blob for blob in self.content.blobs.values() if config in blob and b'"layers"' in blob]
+        found = [blob for blob in self.content.blobs.values() if config in blob and b'"layers"' in blob]
+        return [*found, *(self.content.blobs[digest] for digest in self.indexes.get(image.id, ()))]
 
     def pack_layer(self, chain_id: str, cancel: CancelToken) -> LayerBlob:
         return self.packable[chain_id]

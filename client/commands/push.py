@@ -14,11 +14,21 @@ from moorage.client.jsonout import to_dict
 @image_argument()
 @click.argument("destination", default="")
 @auth_options
+@click.option(
+    "--all-platforms", is_flag=True, help="Send the index that IMAGE was pulled by, with the images of all platforms."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress; print only the digest.")
 @format_option
 @pass_settings
 def command(
-    settings: Settings, image: str, destination: str, username: str, password_stdin: bool, quiet: bool, output: str
+    settings: Settings,
+    image: str,
+    destination: str,
+    username: str,
+    password_stdin: bool,
+    all_platforms: bool,
+    quiet: bool,
+    output: str,
 ) -> None:
     """Send IMAGE to its registry.
 
@@ -28,7 +38,7 @@ def command(
 
     auth = auth_for(destination or image, username, password_stdin)
     with settings.client() as client:
-        running = client.images.push(image, destination, auth=auth)
+        running = client.images.push(image, destination, auth=auth, all_platforms=all_platforms)
         with running as pushing, progress(quiet or output == "json") as show:
             for step in pushing:
                 show(step)

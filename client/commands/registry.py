@@ -24,7 +24,7 @@ HEADERS = ("DIGEST", "ARTIFACT TYPE", "SIZE")
 
 @click.group()
 def command() -> None:
-    """Look into registries, and delete there."""
+    """Look into registries, copy and delete there."""
 
 
 @command.command("ls")
@@ -65,6 +65,33 @@ def referrers(settings: Settings, image: str, artifact_type: str, quiet: bool, o
     else:
         rows = [(entry.digest, entry.artifact_type, format.size(entry.size_bytes)) for entry in found.referrers]
         say_table(HEADERS, rows)
+
+
+@command.command("cp")
+@click.argument("source")
+@click.argument("destination")
+@click.option("--referrers", is_flag=True, help="With signatures, attestations and whatever else refers to it.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress; print only the digest.")
+@format_option
+@pass_settings
+def cp(settings: Settings, source: str, destination: str, referrers: bool, quiet: bool, output: str) -> None:
+    """Copy SOURCE to DESTINATION, in registries.
+
+    An image, an index with all its platforms, or any artifact; digests stay.
+    """
+    from moorage.client.progress import progress
+
+    with settings.client() as client:
+        auth, source_auth = auth_for(destination), auth_for(source)
+        running = client.registry.copy(source, destination, referrers=referrers, auth=auth, source_auth=source_auth)
+        with running as copying, progress(quiet or output == "json") as show:
+            for step in copying:
+                show(step)
+            copied = copying.result()
+    if output == "json":
+        say_json(to_dict(copied))
+    else:
+        say(copied.digest if quiet else f"{copied.reference}: {copied.digest} ({format.size(copied.size_bytes)})")
 
 
 @command.command("rm")

@@ -56,7 +56,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
     async def PushImage(
         self, request: image_pb2.PushImageRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.PushImageResponse]:
-        command = Push(request.reference, request.destination, given(request.auth))
+        command = Push(request.reference, request.destination, given(request.auth), request.all_platforms)
         async for step in pushing(self._engine, command, context):
             yield step
 

@@ -116,6 +116,15 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         async for step in pushing(self._engine, command, context):
             yield step
 
+    async def CopyManifest(
+        self, request: registry_pb2.CopyManifestRequest, context: Ctx
+    ) -> AsyncIterator[image_pb2.PushImageResponse]:
+        command = r.CopyManifest(
+            request.source, request.destination, request.referrers, given(request.auth), given(request.source_auth)
+        )
+        async for step in pushing(self._engine, command, context):
+            yield step
+
 
 async def pushing(
     engine: Engine, command: StreamCommand[r.PushStep], context: Ctx

@@ -14,6 +14,7 @@ from moorage.server.graph.indexes import Indexes
 from moorage.server.model import Image, ImageIndex
 from moorage.server.registry import reference as references
 from moorage.server.registry.client import Client
+from moorage.server.registry.copying import Copier
 from moorage.server.registry.discover import Discovery, Found, Page, Referrer
 from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.progress import PushProgress
@@ -25,13 +26,20 @@ Tell = Callable[[PushProgress], None]
 
 
 class Registries:
-    """Handlers. `pusher` and `indexer` move blobs, `client` asks for documents, `discovery` for everything else."""
+    """Handlers. `pusher`, `indexer` and `copier` move blobs, `client` asks for documents, `discovery` for everything else."""
 
     def __init__(
-        self, engine: Blocking, images: Images, indexes: Indexes, client: Client, pusher: Pusher, indexer: Indexer
+        self,
+        engine: Blocking,
+        images: Images,
+        indexes: Indexes,
+        client: Client,
+        pusher: Pusher,
+        indexer: Indexer,
+        copier: Copier,
     ) -> None:
         self._engine, self._images, self._indexes = engine, images, indexes
-        self._client, self._pusher, self._indexer = client, pusher, indexer
+        self._client, self._pusher, self._indexer, self._copier = client, pusher, indexer, copier
         self._discovery = Discovery(client)
 
     async def push(self, job: Job, command: r.Push) -> AsyncIterator[r.PushStep]:
@@ -42,6 +50,8 @@ class Registries:
         auth = r.for_registry(command.given, reference.domain)
 
         def work(tell: Tell, cancel: CancelToken) -> Pushed:
+            if command.all_platforms:
+                return self._copier.push_index(image, reference, auth, tell, cancel)
             return self._pusher.push(reference, image, auth, tell, cancel)
 
         async for step in self._steps(job, work):
@@ -57,6 +67,21 @@ class Registries:
 
         def work(tell: Tell, cancel: CancelToken) -> Pushed:
             return self._indexer.push(index, target, auth, tell, cancel)
+
+        async for step in self._steps(job, work):
+            yield step
+
+    async def copy(self, job: Job, command: r.CopyManifest) -> AsyncIterator[r.PushStep]:
+        """Copy an image, index or artifact from one repository to another."""
+        source = self._images.reference(command.source).with_default_tag()
+        target = self._images.reference(command.destination).with_default_tag()
+        credentials = {
+            source.domain: r.for_registry(command.source_given, source.domain),
+            target.domain: r.for_registry(command.given, target.domain),
+        }
+
+        def work(tell: Tell, cancel: CancelToken) -> Pushed:
+            return self._copier.copy(source, target, credentials, tell, cancel, referrers=command.referrers)
 
         async for step in self._steps(job, work):
             yield step

@@ -34,11 +34,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Push(StreamCommand[PushStep]):
-    """Send an image to a registry, under `destination` or its own name."""
+    """Send an image, or with `all_platforms` the index it was pulled by, to a registry, under `destination` or its own name."""
 
     reference: str
     destination: str = ""
     given: Given | None = None
+    all_platforms: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,17 @@ class PushIndex(StreamCommand[PushStep]):
     name: str
     destination: str = ""
     given: Given | None = None
+
+
+@dataclass(frozen=True)
+class CopyManifest(StreamCommand[PushStep]):
+    """Copy what a name means in its registry to another name, with what refers to it or without."""
+
+    source: str
+    destination: str
+    referrers: bool = False
+    given: Given | None = None
+    source_given: Given | None = None
 
 
 def for_registry(given: Given | None, domain: str) -> RegistryAuth | None:

@@ -18,6 +18,7 @@ MEDIA_TYPES: dict[Compression, str] = {
 _GZIP_WINDOW = 31
 """15 bits of window, in a gzip wrapper (zlib's notation)."""
 _GZIP_LEVEL = 2
+_GZIP_PIECE = 1 << 18
 _ZSTD_LEVEL = 3
 
 
@@ -27,6 +28,25 @@ class Compressor(Protocol):
     def compress(self, data: bytes) -> bytes: ...
 
     def flush(self) -> bytes: ...
+
+
+class _Gzip:
+    """isal's stream depends on how its input is cut into pieces: it is given pieces of one size, whatever those are that come."""
+
+    def __init__(self) -> None:
+        self._stream = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+        self._pending = bytearray()
+
+    def compress(self, data: bytes) -> bytes:
+        self._pending += data
+        whole = len(self._pending) // _GZIP_PIECE * _GZIP_PIECE
+        with memoryview(self._pending) as view:
+            pieces = [self._stream.compress(view[at : at + _GZIP_PIECE]) for at in range(0, whole, _GZIP_PIECE)]
+        del self._pending[:whole]
+        return b"".join(pieces)
+
+    def flush(self) -> bytes:
+        return self._stream.compress(self._pending) + self._stream.flush()
 
 
 class _Plain:
@@ -41,8 +61,7 @@ def compressor(kind: Compression) -> Compressor:
     """A new stream of that kind."""
     match kind:
         case "gzip":
-            made: Compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
-            return made
+            return _Gzip()
         case "zstd":
             return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
         case _:

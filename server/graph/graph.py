@@ -4,7 +4,7 @@
            digest  docker.io/library/busybox@sha256:…         -> image
            image layer  <image ID>/<index>      image         -> layer
            layer parent <chain ID>              layer         -> layer
-           image content <image ID>/<digest>    image         -> config or manifest in the content store
+           image content <image ID>/<digest>    image         -> config, manifest or index in the content store
            layer blob    <chain ID>/<digest>    layer         -> blob of the content store
 
            forgotten <image ID>                 image         -> image (see garbage.py)
@@ -131,7 +131,8 @@ class Graph:
         return self.content.read(image_id, documents.MAX_DOCUMENT)
 
     def manifests(self, image: Image) -> list[bytes]:
-        """The manifests that an image came or was made with, as they are: those first whose layers' blobs are all kept here."""
+        """The manifests that an image came or was made with, as they are: those first whose layers' blobs are all kept here, then the
+        indexes that it was chosen from."""
         digests = [digest for digest in self._db.targets(CONTENT, image.id) if digest != image.id]
         found = [data for digest in digests if (data := self._whole(digest)) is not None]
         return sorted(found, key=lambda manifest: not self._has_all(manifest, image))
@@ -173,11 +174,12 @@ class Graph:
         manifest_digest: str,
         tags: Sequence[str] = (),
         digests: Sequence[str] = (),
+        indexes: Sequence[str] = (),
         action: str = "pull",
     ) -> Image:
         """Make an image of layers that are all applied, and give it its names; a tag held by another image moves.
 
-        Config and manifest are in the content store already. `action` is the event's.
+        Config and manifest are in the content store already, and so are `indexes`, those it was chosen from. `action` is the event's.
 
         The layers are on the disk before the image has a name. Raises InvalidArgument for a malformed config, FailedPrecondition
         when a layer is missing.
@@ -192,7 +194,7 @@ class Graph:
                 tx.put(KIND, image_id, Image(image_id, parsed.created_ns, parsed.platform, parsed.config, stack))
                 for index, layer in enumerate(stack):
                     tx.link(layers.USED_BY, f"{image_id}/{index}", layer.chain_id, source=image_id)
-            for digest in (image_id, manifest_digest):
+            for digest in (image_id, manifest_digest, *indexes):
                 if tx.lookup(CONTENT, f"{image_id}/{digest}") is None:
                     tx.link(CONTENT, f"{image_id}/{digest}", digest, source=image_id)
             for digest in digests:

@@ -101,10 +101,13 @@ class Indexer:
                 raise FailedPrecondition(message, reason="IMAGE_NOT_FOUND", hint="make the index anew")
             source = reference.parse(f"{entry.source}@{entry.digest}")
             given = auth if source.domain == target.domain else None
-            document = self._client.repository(source, given, cancel).get_manifest(entry.digest)
-            if not isinstance(document, Manifest):
+            document = self._client.repository(source, given, cancel).get_document(entry.digest)
+            listing = manifest.listing(
+                document.raw, document.media_type, transfer.remote.subject(f"copy {source}", "to")
+            )
+            if listing.manifests:
                 raise FailedPrecondition(f"cannot push {target}: {source} is an index in the index")
-            transfer.copy(document, source)
+            transfer.copy(document, listing, source)
 
     def _by_manifest(self) -> dict[str, Image]:
         return {

@@ -7,7 +7,7 @@ served or listed under, is refused: two readers of it would run different images
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -69,6 +69,19 @@ class Index:
     manifests: tuple[Descriptor, ...]
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What a document of a registry lists, be it an image, an index or an artifact: blobs and other documents. `subject` is the digest of
+    the manifest that it refers to, empty for none."""
+
+    media_type: str
+    artifact_type: str
+    blobs: tuple[Descriptor, ...]
+    manifests: tuple[Descriptor, ...]
+    subject: str
+    annotations: Mapping[str, str]
+
+
 class _Platform(msgspec.Struct):
     os: str = ""
     architecture: str = ""
@@ -89,6 +102,9 @@ class _Document(msgspec.Struct):
     layers: list[_Descriptor] | None = None
     manifests: list[_Descriptor] | None = None
     fs_layers: list[msgspec.Raw] | None = msgspec.field(name="fsLayers", default=None)
+    artifact_type: str = msgspec.field(name="artifactType", default="")
+    subject: _Descriptor | None = None
+    annotations: dict[str, str] | None = None
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
@@ -107,6 +123,29 @@ def read(raw: bytes, content_type: str, subject: Subject, *, digest: str = "", l
         entries = tuple(_descriptor(entry, "manifests", subject) for entry in document.manifests or ())
         return Index(actual, media_type, raw, entries)
     return _manifest(document, actual, media_type, raw, subject)
+
+
+def listing(raw: bytes, content_type: str, subject: Subject) -> Listing:
+    """What a document lists, whatever it is of: for who hands it on as it is."""
+    served = content_type.partition(";")[0].strip().lower()
+    document = _decode(raw, served, subject)
+    if document.schema_version == 1 or document.fs_layers is not None:
+        raise _schema_1(subject)
+    config = [document.config] if document.config else []
+    blobs = [_descriptor(entry, "blobs", subject) for entry in (*config, *(document.layers or ()))]
+    manifests = [_descriptor(entry, "manifests", subject) for entry in document.manifests or ()]
+    if len(blobs) + len(manifests) > MAX_LAYERS:
+        raise _too_large(subject, f"it lists {len(blobs) + len(manifests)} parts, more than {MAX_LAYERS}")
+    return Listing(
+        document.media_type
+        or ("" if served in _UNTYPED else served)
+        or (OCI_INDEX if document.manifests else OCI_MANIFEST),
+        document.artifact_type or (document.config.media_type if document.config else ""),
+        tuple(blobs),
+        tuple(manifests),
+        _descriptor(document.subject, "subject", subject).digest if document.subject else "",
+        document.annotations or {},
+    )
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor | None:
@@ -167,8 +206,8 @@ def _manifest(document: _Document, digest: str, media_type: str, raw: bytes, sub
         raise wrong_content(subject, f"the manifest has no {'layers' if document.config else 'config'}")
     config = _descriptor(document.config, "config", subject)
     if config.media_type not in CONFIGS:
-        message = f"{subject}: it is no container image: its config is {shown(config.media_type)}"
-        raise Unimplemented(message, reason="NOT_AN_IMAGE", **subject.metadata())
+        kind = document.artifact_type or config.media_type
+        raise _no_image(subject, f"it is no container image, but an artifact of type {shown(kind)}")
     if config.size > MAX_CONFIG:
         raise _too_large(subject, f"its config says {config.size} bytes, more than {MAX_CONFIG}")
     if len(document.layers) > MAX_LAYERS:
@@ -176,8 +215,9 @@ def _manifest(document: _Document, digest: str, media_type: str, raw: bytes, sub
     layers = tuple(_descriptor(entry, f"layers[{i}]", subject) for i, entry in enumerate(document.layers))
     for layer in layers:
         if not layer.media_type.startswith(_LAYER_PREFIXES):
-            message = f"{subject}: layer {layer.digest} is {shown(layer.media_type)}, which is no file system layer"
-            raise Unimplemented(message, reason="NOT_AN_IMAGE", **subject.metadata())
+            kind = document.artifact_type or layer.media_type
+            why = f"an artifact of type {shown(kind)}: its layer {layer.digest} is no file system, but {shown(layer.media_type)}"
+            raise _no_image(subject, f"it is no container image, but {why}")
     return Manifest(digest, media_type, raw, config, layers)
 
 
@@ -218,6 +258,11 @@ def _schema_1(subject: Subject) -> Unimplemented:
     message = f"{subject}: it is a Docker image manifest of schema 1, a format given up because it cannot be verified"
     hint = "push the image again with a current tool"
     return Unimplemented(message, reason="SCHEMA_1", hint=hint, **subject.metadata())
+
+
+def _no_image(subject: Subject, why: str) -> Unimplemented:
+    hint = "`moorage manifest inspect` shows what is in it, and `moorage registry cp` copies it to another repository"
+    return Unimplemented(f"{subject}: {why}", reason="NOT_AN_IMAGE", hint=hint, **subject.metadata())
 
 
 def _too_large(subject: Subject, why: str) -> MoorageError:

@@ -21,7 +21,7 @@ class Origins:
             repositories = [reference.parse(name) for name in image.digests]
             if repositories:
                 for document in read_all(graph.manifests(image)):
-                    self.add(document, repositories)
+                    self.add((document.config, *document.layers), repositories)
 
     def of(self, digest: str) -> list[tuple[Reference, Descriptor]]:
         """The repositories that have had a blob, and how they list it."""
@@ -31,9 +31,9 @@ class Origins:
         """The paths of those at one registry, except for `but`."""
         return [found.path for found, _ in self.of(digest) if found.domain == domain and found.path != but]
 
-    def add(self, document: Manifest, repositories: Iterable[Reference]) -> None:
-        """Learn that repositories have what a manifest lists."""
-        for blob in (document.config, *document.layers):
+    def add(self, blobs: Iterable[Descriptor], repositories: Iterable[Reference]) -> None:
+        """Learn that repositories have blobs."""
+        for blob in blobs:
             known = self._found.setdefault(blob.digest, {})
             for found in repositories:
                 known.setdefault(found.repository, (found, blob))

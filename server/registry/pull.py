@@ -68,13 +68,15 @@ class Puller:
     def _register(self, reference: Reference, resolved: Resolved, config: bytes, cancel: CancelToken) -> Image:
         """A tag beside a digest is only a remark of who wrote it: nobody checked that it points there."""
         manifest = resolved.manifest
-        self._keep(manifest.digest, manifest.raw, cancel)
+        for document in resolved.documents:
+            self._keep(document.digest, document.raw, cancel)
         self._keep(manifest.config.digest, config, cancel)
         return self._graph.register(
             config=config,
             manifest_digest=manifest.digest,
             tags=() if reference.digest else (f"{reference.repository}:{reference.tag}",),
             digests=(f"{reference.repository}@{resolved.digest}",),
+            indexes=resolved.digests[:-1],
         )
 
     def _keep(self, digest: str, data: bytes, cancel: CancelToken) -> None:

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
 from moorage.server.model import Image, LayerBlob
 from moorage.server.registry import manifest as manifests
 from moorage.server.registry.blob import BlobReader
-from moorage.server.registry.client import Client
+from moorage.server.registry.client import Client, Document
 from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.layers import Shared, child_of
-from moorage.server.registry.manifest import Descriptor, Manifest
+from moorage.server.registry.manifest import Descriptor, Listing, Manifest
 from moorage.server.registry.origins import Origins, read_all
 from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.reference import Reference
 from moorage.server.registry.relay import Damaged, Relay, Unobtainable
 from moorage.server.registry.remote import Remote
 from moorage.server.registry.upload import Readable, Sent, Uploader, manifest_digest
+
+T = TypeVar("T")
 
 _FOREIGN = ("nondistributable", "foreign")
 """Layers that say they are not to be pushed (OCI image spec, layer.md)."""
@@ -85,7 +88,7 @@ class Pusher:
 
 
 class Transfer:
-    """Sends images into one repository."""
+    """Sends images and other documents into one repository. `credentials`, by domain, are for other registries that blobs may come from."""
 
     def __init__(
         self,
@@ -95,11 +98,12 @@ class Transfer:
         auth: RegistryAuth | None,
         report: Reporter[PushStage],
         cancel: CancelToken,
+        credentials: Mapping[str, RegistryAuth | None] | None = None,
     ) -> None:
         self._shared, self._graph, self._client = shared, shared.graph, client
+        self._credentials = {**(credentials or {}), reference.domain: auth}
         self._reference, self._report, self._cancel = reference, report, cancel
         self._origins = Origins(self._graph)
-        self._auth = auth
         self.remote = self._open(())
         self._uploader = self._uploader_to(self.remote)
 
@@ -107,7 +111,7 @@ class Transfer:
         """Have an image there as `target`, a tag or the digest of its manifest. Raises FailedPrecondition without a manifest."""
         document = self._choose(image, target)
         layers = [blob for blob in document.layers if not any(word in blob.media_type for word in _FOREIGN)]
-        self._widen(document)
+        self._widen(document.layers)
         packed = self._blobs(image, document, layers)
         config = self._graph.document(image.id)
         rewritten = bool(packed)
@@ -122,22 +126,26 @@ class Transfer:
         name = f"{self._reference.repository}{'@' if ':' in target else ':'}{target}"
         return Pushed(name, document.digest, len(document.raw), document.media_type, rewritten)
 
-    def copy(self, document: Manifest, origin: Reference) -> None:
-        """Have an image there, by digest, that another repository has. Raises NotFound when that lacks one of its blobs."""
-        self._origins.add(document, [origin])
-        self._widen(document)
-        for blob in (*document.layers, document.config):
-            if not any(word in blob.media_type for word in _FOREIGN):
-                self._report(blob.digest, PushStage.WAITING, 0, blob.size)
-                try:
-                    self._put(blob, blob.digest, self._sources(blob))
-                except Unobtainable:
-                    message = f"cannot copy {origin}: its blob {blob.digest} is not to be had"
-                    raise NotFound(message, reason="REGISTRY_NOT_FOUND") from None
-        self.put_manifest(document.raw, document.media_type, document.digest, document.digest)
+    def copy(self, document: Document, listing: Listing, origin: Reference) -> bool:
+        """Have a document there, by digest, with its blobs, that another repository has; answers whether the registry has noted what it
+        refers to. Raises NotFound when that repository lacks one of its blobs."""
+        blobs = [blob for blob in listing.blobs if not any(word in blob.media_type for word in _FOREIGN)]
+        self._origins.add(blobs, [origin])
+        self._widen(blobs)
 
-    def put_manifest(self, raw: bytes, media_type: str, digest: str, target: str) -> None:
-        """Name a document whose parts are there. Raises Internal when the registry says that it has something else now."""
+        def send(blob: Descriptor) -> None:
+            try:
+                self._put(blob, blob.digest, self._sources(blob))
+            except Unobtainable:
+                message = f"cannot copy {origin}: its blob {blob.digest} is not to be had"
+                raise NotFound(message, reason="REGISTRY_NOT_FOUND") from None
+
+        self._each(blobs, send)
+        return self.put_manifest(document.raw, listing.media_type, document.digest, document.digest)
+
+    def put_manifest(self, raw: bytes, media_type: str, digest: str, target: str) -> bool:
+        """Name a document whose parts are there; answers whether the registry has noted what it refers to. Raises Internal when it says
+        that it has something else now."""
         self._report(digest, PushStage.UPLOADING, 0, len(raw))
         subject = self.remote.subject(f"push manifest {target}", "to")
         headers = {"Content-Type": media_type, "Content-Length": str(len(raw))}
@@ -145,7 +153,9 @@ class Transfer:
             "PUT", f"manifests/{target}", headers, subject, self._cancel, expect=(201, 202, 200), body=raw
         ) as answer:
             manifest_digest(answer, digest, subject)
+            noted = bool(answer.headers.get("OCI-Subject"))
         self._report(digest, PushStage.DONE, len(raw), len(raw))
+        return noted
 
     def has_manifest(self, digest: str) -> bool:
         return self._uploader.exists(digest, "manifests")
@@ -161,9 +171,9 @@ class Transfer:
         known = {name.rpartition("@")[2] for name in image.digests if name.startswith(f"{self._reference.repository}@")}
         return min(found, key=lambda document: document.digest not in known)
 
-    def _widen(self, document: Manifest) -> None:
+    def _widen(self, blobs: Iterable[Descriptor]) -> None:
         """Ask for access that covers the repositories to mount from: a token is for the scopes it was asked for."""
-        sources = {path for blob in document.layers for path in self._sources(blob)}
+        sources = {path for blob in blobs for path in self._sources(blob)}
         if sources:
             self.remote = self._open(tuple(sorted(sources))[:8])
             self._uploader = self._uploader_to(self.remote)
@@ -171,7 +181,7 @@ class Transfer:
     def _open(self, sources: tuple[str, ...]) -> Remote:
         path = self._reference.path
         scopes = (f"repository:{path}:pull,push", *(f"repository:{source}:pull" for source in sources))
-        return self._client.remote(self._reference.domain, path, self._auth, scopes)
+        return self._client.remote(self._reference.domain, path, self._credentials[self._reference.domain], scopes)
 
     def _uploader_to(self, remote: Remote) -> Uploader:
         return Uploader(remote, self._client.config.upload_chunk, self._client.uploads, self._cancel)
@@ -179,24 +189,29 @@ class Transfer:
     def _blobs(self, image: Image, document: Manifest, layers: list[Descriptor]) -> dict[str, LayerBlob]:
         """Send the layers; answers the blobs that stand in for those that could not be had, by the digests they were listed as."""
         chains = {blob.digest: layer.chain_id for blob, layer in zip(document.layers, image.layers, strict=True)}
-        distinct = {blob.digest: blob for blob in layers}
+        done = self._each(layers, lambda blob: self._layer(blob, chains[blob.digest]))
+        return {digest: packed for digest, packed in done.items() if packed is not None}
+
+    def _each(self, blobs: Iterable[Descriptor], send: Callable[[Descriptor], T]) -> dict[str, T]:
+        """Send several blobs at once; answers what came of each digest. When one fails the others are stopped, and its error is raised."""
+        distinct = {blob.digest: blob for blob in blobs}
         for blob in distinct.values():
             self._report(blob.digest, PushStage.WAITING, 0, blob.size)
         failures: list[BaseException] = []
 
-        def send(blob: Descriptor) -> LayerBlob | None:
+        def guarded(blob: Descriptor) -> T:
             try:
-                return self._layer(blob, chains[blob.digest])
+                return send(blob)
             except BaseException as error:
                 failures.append(error)
-                self._cancel.cancel("another layer of the image failed")
+                self._cancel.cancel("another blob failed")
                 raise
 
         with ThreadPoolExecutor(self._client.config.layers_at_once, "moorage-push") as pool:
-            done = {digest: pool.submit(send, blob) for digest, blob in distinct.items()}
+            done = {digest: pool.submit(guarded, blob) for digest, blob in distinct.items()}
         if failures:
             raise failures[0]
-        return {digest: packed for digest, future in done.items() if (packed := future.result()) is not None}
+        return {digest: future.result() for digest, future in done.items()}
 
     def _layer(self, blob: Descriptor, chain_id: str) -> LayerBlob | None:
         """Send one layer; answers the blob that was packed in its place, if it had to be."""
@@ -258,7 +273,7 @@ class Transfer:
         return [found for found in self._origins.of(digest) if found[0].repository != self._reference.repository]
 
     def _open_at(self, origin: Reference, listed: Descriptor, retries: int, offset: int) -> BlobReader:
-        auth = self._auth if origin.domain == self._reference.domain else None
+        auth = self._credentials.get(origin.domain)
         repository = self._client.repository(origin, auth, self._cancel, retries=retries)
         return repository.open_blob(listed, offset, self._cancel)
 

@@ -70,8 +70,16 @@ class Graph(Protocol):
     def apply_layer(self, chain_id: str, diff_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> Layer: ...
 
     def register(
-        self, *, config: bytes, manifest_digest: str, tags: tuple[str, ...], digests: tuple[str, ...]
-    ) -> Image: ...
+        self,
+        *,
+        config: bytes,
+        manifest_digest: str,
+        tags: tuple[str, ...],
+        digests: tuple[str, ...],
+        indexes: tuple[str, ...] = (),
+    ) -> Image:
+        """Make an image of layers that are all applied; its config, manifest and `indexes` are in the content store."""
+        ...
 
     def keep_blob(self, chain_id: str, blob: LayerBlob) -> object:
         """Have a blob stay as long as a layer does."""
@@ -88,7 +96,7 @@ class Graph(Protocol):
         ...
 
     def manifests(self, image: Image) -> Sequence[bytes]:
-        """The manifests an image came or was made with, those first whose layers' blobs are all here."""
+        """The manifests an image came or was made with, those first whose layers' blobs are all here, and indexes it was chosen from."""
         ...
 
     def pack_layer(self, chain_id: str, cancel: CancelToken) -> LayerBlob:

@@ -43,6 +43,19 @@ def log_in(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, *arguments: str,
     return run(daemon, "login", *arguments, "-u", "me", "--password-stdin")
 
 
+def test_copy_and_push_of_an_index(daemon: FakeDaemon, capsys: Capture) -> None:
+    daemon.script |= {"CopyManifest": STEPS, "PushImage": STEPS}
+    assert run(daemon, "registry", "cp", "--referrers", "a.example/chart:1", NAME) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{NAME}: {DIGEST} (500B)\n" and "mounted" in err
+    (asked,) = daemon.requests("CopyManifest")
+    assert (asked.source, asked.destination, asked.referrers) == ("a.example/chart:1", NAME, True)
+    assert run(daemon, "registry", "cp", "-q", "a.example/chart:1", NAME) == 0
+    assert capsys.readouterr() == (f"{DIGEST}\n", "")
+    assert run(daemon, "push", "-q", "--all-platforms", NAME) == 0
+    assert daemon.requests("PushImage")[0].all_platforms
+
+
 def test_push(daemon: FakeDaemon, capsys: Capture) -> None:
     daemon.script["PushImage"] = STEPS
     assert run(daemon, "push", NAME) == 0

@@ -132,14 +132,16 @@ class PullImageResponse(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., stage: _Optional[_Union[PullStage, str]] = ..., current_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class PushImageRequest(_message.Message):
-    __slots__ = ("reference", "destination", "auth")
+    __slots__ = ("reference", "destination", "auth", "all_platforms")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     AUTH_FIELD_NUMBER: _ClassVar[int]
+    ALL_PLATFORMS_FIELD_NUMBER: _ClassVar[int]
     reference: str
     destination: str
     auth: RegistryAuth
-    def __init__(self, reference: _Optional[str] = ..., destination: _Optional[str] = ..., auth: _Optional[_Union[RegistryAuth, _Mapping]] = ...) -> None: ...
+    all_platforms: bool
+    def __init__(self, reference: _Optional[str] = ..., destination: _Optional[str] = ..., auth: _Optional[_Union[RegistryAuth, _Mapping]] = ..., all_platforms: _Optional[bool] = ...) -> None: ...
 
 class PushImageResponse(_message.Message):
     __slots__ = ("digest", "stage", "current_bytes", "total_bytes", "pushed")

@@ -229,6 +229,20 @@ class RemoveIndexResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class CopyManifestRequest(_message.Message):
+    __slots__ = ("source", "destination", "referrers", "auth", "source_auth")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    REFERRERS_FIELD_NUMBER: _ClassVar[int]
+    AUTH_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_AUTH_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    destination: str
+    referrers: bool
+    auth: _image_pb2.RegistryAuth
+    source_auth: _image_pb2.RegistryAuth
+    def __init__(self, source: _Optional[str] = ..., destination: _Optional[str] = ..., referrers: _Optional[bool] = ..., auth: _Optional[_Union[_image_pb2.RegistryAuth, _Mapping]] = ..., source_auth: _Optional[_Union[_image_pb2.RegistryAuth, _Mapping]] = ...) -> None: ...
+
 class PushIndexRequest(_message.Message):
     __slots__ = ("name", "destination", "auth")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -95,6 +95,11 @@ class RegistryServiceStub:
                 request_serializer=moorage_dot_v1_dot_registry__pb2.PushIndexRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_image__pb2.PushImageResponse.FromString,
                 _registered_method=True)
+        self.CopyManifest = channel.unary_stream(
+                '/moorage.v1.RegistryService/CopyManifest',
+                request_serializer=moorage_dot_v1_dot_registry__pb2.CopyManifestRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.PushImageResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -184,6 +189,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopyManifest(self, request, context):
+        """CopyManifest copies what a name means in its registry (an image, an index with all it lists, an artifact) to another name, there or in
+        another registry, byte for byte; nothing of it is kept here. See PushImage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -240,6 +253,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
             'PushIndex': grpc.unary_stream_rpc_method_handler(
                     servicer.PushIndex,
                     request_deserializer=moorage_dot_v1_dot_registry__pb2.PushIndexRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.PushImageResponse.SerializeToString,
+            ),
+            'CopyManifest': grpc.unary_stream_rpc_method_handler(
+                    servicer.CopyManifest,
+                    request_deserializer=moorage_dot_v1_dot_registry__pb2.CopyManifestRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_image__pb2.PushImageResponse.SerializeToString,
             ),
     }
@@ -544,6 +562,33 @@ class RegistryService:
             target,
             '/moorage.v1.RegistryService/PushIndex',
             moorage_dot_v1_dot_registry__pb2.PushIndexRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.PushImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.RegistryService/CopyManifest',
+            moorage_dot_v1_dot_registry__pb2.CopyManifestRequest.SerializeToString,
             moorage_dot_v1_dot_image__pb2.PushImageResponse.FromString,
             options,
             channel_credentials,

@@ -65,6 +65,10 @@ class RegistryServiceStub:
     """RemoveIndex deletes an index here; its images stay. Errors: NOT_FOUND."""
     PushIndex: _grpc.UnaryStreamMultiCallable[_registry_pb2.PushIndexRequest, _image_pb2.PushImageResponse]
     """PushIndex sends the images of an index, and then the index under its name. See PushImage."""
+    CopyManifest: _grpc.UnaryStreamMultiCallable[_registry_pb2.CopyManifestRequest, _image_pb2.PushImageResponse]
+    """CopyManifest copies what a name means in its registry (an image, an index with all it lists, an artifact) to another name, there or in
+    another registry, byte for byte; nothing of it is kept here. See PushImage.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -102,6 +106,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """RemoveIndex deletes an index here; its images stay. Errors: NOT_FOUND."""
     PushIndex: _aio.UnaryStreamMultiCallable[_registry_pb2.PushIndexRequest, _image_pb2.PushImageResponse]  # type: ignore[assignment]
     """PushIndex sends the images of an index, and then the index under its name. See PushImage."""
+    CopyManifest: _aio.UnaryStreamMultiCallable[_registry_pb2.CopyManifestRequest, _image_pb2.PushImageResponse]  # type: ignore[assignment]
+    """CopyManifest copies what a name means in its registry (an image, an index with all it lists, an artifact) to another name, there or in
+    another registry, byte for byte; nothing of it is kept here. See PushImage.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService looks into registries and keeps what is theirs in order: search, tags, referrers, deletion, logins; and indexes, which
@@ -202,5 +210,15 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_pb2.PushImageResponse], _abc.AsyncIterator[_image_pb2.PushImageResponse]]:
         """PushIndex sends the images of an index, and then the index under its name. See PushImage."""
+
+    @_abc_1.abstractmethod
+    def CopyManifest(
+        self,
+        request: _registry_pb2.CopyManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.PushImageResponse], _abc.AsyncIterator[_image_pb2.PushImageResponse]]:
+        """CopyManifest copies what a name means in its registry (an image, an index with all it lists, an artifact) to another name, there or in
+        another registry, byte for byte; nothing of it is kept here. See PushImage.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,170 @@
+"""Copies what a repository has into another one, as it is: images, indexes with all their platforms, artifacts; and what refers to them.
+
+Blobs are relayed, mounted or skipped as in a push. Nothing of it is kept here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from moorage.server.cancel import CancelToken
+from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.model import Image
+from moorage.server.registry import manifest as manifests
+from moorage.server.registry.blob import wrong_content
+from moorage.server.registry.client import Client, Document, Repository
+from moorage.server.registry.credentials import RegistryAuth
+from moorage.server.registry.discover import MAX_LIST, Discovery
+from moorage.server.registry.layers import Shared, child_of
+from moorage.server.registry.manifest import Listing
+from moorage.server.registry.problems import Subject
+from moorage.server.registry.progress import PushProgress, PushStage, Reporter
+from moorage.server.registry.push import Pushed, Transfer
+from moorage.server.registry.reference import Reference
+from moorage.server.registry.reference import parse as parse_reference
+
+MAX_DEPTH = 4
+"""Indexes inside indexes, and referrers of referrers."""
+COSIGN = (".sig", ".att", ".sbom")
+"""The ends of the tags `sha256-<hex>.sig` that cosign keeps what belongs to an image under."""
+
+
+class _Index(msgspec.Struct):
+    manifests: list[dict[str, Any]]
+
+
+class Copier:
+    """Thread-safe."""
+
+    def __init__(self, shared: Shared, client: Client) -> None:
+        self._shared, self._client = shared, client
+
+    def push_index(
+        self,
+        image: Image,
+        target: Reference,
+        auth: RegistryAuth | None,
+        progress: Callable[[PushProgress], None],
+        cancel: CancelToken,
+    ) -> Pushed:
+        """Push the index that an image was pulled by, with all that it lists. Raises FailedPrecondition when it was not pulled by one."""
+        graph = self._shared.graph
+        source = index_of(graph.manifests(image), image)
+        if source is None:
+            message = f"cannot push image {image.id[7:19]} for all platforms: it was not pulled by an index"
+            raise FailedPrecondition(message, reason="NO_INDEX", hint="make one with `moorage manifest create`")
+        pushed = self.copy(source, target, {target.domain: auth}, progress, cancel)
+        graph.add_digest(image.id, f"{target.repository}@{pushed.digest}")
+        return pushed
+
+    def copy(
+        self,
+        source: Reference,
+        target: Reference,
+        credentials: Mapping[str, RegistryAuth | None],
+        progress: Callable[[PushProgress], None],
+        cancel: CancelToken,
+        *,
+        referrers: bool = False,
+    ) -> Pushed:
+        """Have what `source` names under `target`, a tag.
+
+        `credentials` by domain. With `referrers` signatures, attestations and other artifacts that refer to it come along. The tag moves
+        last. Raises what a push does, and NotFound when the source lacks a part.
+        """
+        if target.digest:
+            raise InvalidArgument(f"cannot copy to {target}: a digest follows from what is copied", field="destination")
+        report: Reporter[PushStage] = Reporter(progress)
+        report("", PushStage.PREPARING)
+        with self._shared.graph.lease(), child_of(cancel) as stop:
+            auth = credentials.get(target.domain)
+            transfer = Transfer(self._shared, self._client, target, auth, report, stop, credentials)
+            repository = self._client.repository(source, credentials.get(source.domain), stop)
+            work = _Copy(source, repository, transfer, stop)
+            document = work.document(source.target)
+            if referrers:
+                discovery = Discovery(self._client)
+                work.referrers(discovery, document.digest, credentials.get(source.domain))
+            media_type = work.listing(document).media_type
+            transfer.put_manifest(document.raw, media_type, document.digest, target.target)
+        report("", PushStage.DONE)
+        return Pushed(str(target), document.digest, len(document.raw), media_type)
+
+
+def index_of(documents: Iterable[bytes], image: Image) -> Reference | None:
+    """Where the index is that an image was chosen from, by the documents that the graph has of the image."""
+    subject = Subject("", "", "read its index")
+    digests = {manifests.digest_of(raw) for raw in documents if manifests.listing(raw, "", subject).manifests}
+    return next((name for name in map(parse_reference, image.digests) if name.digest in digests), None)
+
+
+@dataclass
+class _Copy:
+    """One copy under way."""
+
+    source: Reference
+    repository: Repository
+    transfer: Transfer
+    cancel: CancelToken
+    _done: set[str] = field(default_factory=set)
+
+    def document(self, name: str, depth: int = 0) -> Document:
+        """Copy a document by tag or digest, what it lists first."""
+        document = self.repository.get_document(name)
+        listing = self.listing(document)
+        if depth == MAX_DEPTH:
+            raise wrong_content(self.repository.subject, f"its documents are nested more than {MAX_DEPTH} deep")
+        for entry in listing.manifests:
+            if entry.digest not in self._done and not self.transfer.has_manifest(entry.digest):
+                self.document(entry.digest, depth + 1)
+        self._done.add(document.digest)
+        noted = self.transfer.copy(document, listing, self.source)
+        if listing.subject and not noted:
+            self._note(document, listing)
+        return document
+
+    def referrers(self, discovery: Discovery, digest: str, auth: RegistryAuth | None, depth: int = 1) -> None:
+        """Copy what refers to a manifest that is copied, and what refers to that."""
+        subject = parse_reference(f"{self.source.repository}@{digest}")
+        _, found = discovery.referrers(subject, "", auth, self.cancel)
+        for referrer in found:
+            if referrer.digest not in self._done and depth < MAX_DEPTH:
+                self.document(referrer.digest, depth)
+                self.referrers(discovery, referrer.digest, auth, depth + 1)
+        for end in COSIGN:
+            tag = f"{digest.replace(':', '-')}{end}"
+            try:
+                document = self.document(tag, depth)
+            except NotFound:
+                continue
+            media_type = self.listing(document).media_type
+            self.transfer.put_manifest(document.raw, media_type, document.digest, tag)
+
+    def listing(self, document: Document) -> Listing:
+        return manifests.listing(document.raw, document.media_type, self.repository.subject)
+
+    def _note(self, document: Document, listing: Listing) -> None:
+        """List a referrer under the tag that stands in for a registry's list (OCI distribution spec, "Referrers Tag Schema")."""
+        tag = listing.subject.replace(":", "-")
+        subject = self.transfer.remote.subject(f"list the referrers of {listing.subject}")
+        headers = {"Accept": manifests.OCI_INDEX}
+        with self.transfer.remote.send(
+            "GET", f"manifests/{tag}", headers, subject, self.cancel, expect=(200, 404)
+        ) as answer:
+            body = answer.body(MAX_LIST) if answer.status == 200 else b'{"manifests":[]}'
+        try:
+            entries = msgspec.json.decode(body, type=_Index).manifests
+        except (msgspec.MsgspecError, RecursionError):
+            raise wrong_content(subject, f"what is under the tag {tag} is no index") from None
+        if any(entry.get("digest") == document.digest for entry in entries):
+            return
+        entry = {"mediaType": listing.media_type, "digest": document.digest, "size": len(document.raw)}
+        entry |= {"artifactType": listing.artifact_type, "annotations": dict(listing.annotations)}
+        index = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": [*entries, entry]}
+        raw = json.dumps(index, separators=(",", ":")).encode()
+        self.transfer.put_manifest(raw, manifests.OCI_INDEX, manifests.digest_of(raw), tag)
