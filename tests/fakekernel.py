@@ -256,6 +256,10 @@ class FakeExecDriver:
         """The kernel kills the container's process for want of memory."""
         self._on_loop(self.processes[container_id].end, 137, True)
 
+    def tell(self, pod_id: str, container_id: str, status: ExitStatus) -> None:
+        """An end that the daemon did not ask for."""
+        self._on_loop(self._tell, pod_id, container_id, status)
+
     def _run(self, process: FakeProcess, early: list[FakeStream]) -> None:
         for stream in early:
             stream._process = process

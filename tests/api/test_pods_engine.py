@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -323,3 +324,30 @@ async def test_a_pod_whose_answer_was_not_heard_is_answered_again(tmp_path: Path
     engine.kernel.left_over = [PodStatus(Pod(pod_id, 4242), ())]
     async with engine.running():
         assert await engine.run(pods.RunPod(config)) == pod_id
+
+
+async def test_what_recovery_ends_is_reaped_when_recovery_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tmp_path)
+    kernel = engine.kernel
+    async with engine.running():
+        step = (await engine.run(commands.Create("step", ContainerConfig(engine.image, command=("sleep",))))).id
+        await engine.run(commands.Start(step))
+        engine.daemon.containers.save(replace(await engine.inspect(step), transient=True))
+    threads: set[int] = set()
+    other = threading.Event()
+
+    def remove_pod(pod_id: str) -> None:
+        threads.add(threading.get_ident())
+        if len(threads) > 1:
+            other.set()
+        kernel.tell(pod_id, pod_id, ExitStatus(137, 1, reason="Error"))
+        # Who reaped it meanwhile would remove the pod, too.
+        other.wait(0.3)
+
+    monkeypatch.setattr(kernel, "remove_pod", remove_pod)
+    kernel.left_over = [PodStatus(Pod(step, 4242), (ContainerStatus(step, 77, 1),))]
+    async with engine.running():
+        assert await engine.run(commands.ListContainers(all=True)) == []
+    assert len(threads) == 1
