@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from tests.registry import LoopbackRegistry
 from tools.bench import engine, images, process
-from tools.bench.containerd import Containerd
+from tools.bench.containerd import PROGRAM, Containerd, version
 from tools.bench.cri import Cri
 from tools.bench.ours import Moorage, Mooraged, over_cri
 from tools.bench.report import CONTAINERD, ENGINES, OWN, Figure, Report
@@ -33,6 +34,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=2000, help="smallest RPCs")
     parser.add_argument("--pulls", type=int, default=3, help="pulls of the big image")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the big image")
+    parser.add_argument(
+        "--containerd", metavar="PATH", default=PROGRAM, help="another containerd than Debian's; its shim is beside it"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument(
         "--readme", type=Path, help="put a short table into this file, between its two `bench` comments"
@@ -46,12 +50,15 @@ def arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def running(name: str, directory: Path, registry: LoopbackRegistry) -> Iterator[tuple[engine.Engine, Mooraged | None]]:
-    """An engine with a daemon of its own, and that daemon where it is ours."""
+def running(
+    name: str, directory: Path, registry: LoopbackRegistry, program: str
+) -> Iterator[tuple[engine.Engine, Mooraged | None]]:
+    """An engine with a daemon of its own, and that daemon where it is ours. `program` is the containerd."""
     directory.mkdir()
     mirrors = {images.HOST: registry.url}
     if name == CONTAINERD:
-        with Containerd.running(name, directory, registry.url, [images.HOST], images.BUSYBOX, images.PAUSE) as theirs:
+        hosts = [images.HOST]
+        with Containerd.running(name, directory, registry.url, hosts, images.BUSYBOX, images.PAUSE, program) as theirs:
             yield theirs, None
     elif name == OWN:
         with Moorage.running(name, directory, mirrors, images.BUSYBOX) as own:
@@ -111,14 +118,19 @@ def main() -> int:
         print("bench: needs root, as both engines do", file=sys.stderr)
         return 1
     report = Report()
+    if CONTAINERD in options.engines and shutil.which(options.containerd) is None:
+        print(f"bench: there is no containerd {options.containerd}", file=sys.stderr)
+        return 1
     with LoopbackRegistry() as registry, TemporaryDirectory(prefix="moorage-bench-") as directory:
         images.push_all(registry.url)
         big = images.push_big(registry.url, options.pulls, options.scale)
         for name in options.engines:
-            with running(name, Path(directory, name), registry) as (measured, ours):
+            with running(name, Path(directory, name), registry, options.containerd) as (measured, ours):
                 measure(measured, ours, options, big, report)
     if options.quick:
         print("a quick run: a tenth of the work, and of the sizes that the titles name")
+    if CONTAINERD in options.engines:
+        print(version(options.containerd))
     print(report.as_text())
     for line in report.short_of_target():
         print(f"short of its target: {line}")

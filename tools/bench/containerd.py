@@ -1,4 +1,5 @@
-"""Debian's containerd and runc: one of its own, with its own root, state, socket, CNI network and images, and no trace after.
+"""containerd and runc, Debian's or those at a path: one of its own, with its own root, state, socket, CNI network and images, and no
+trace after.
 
 Its shims are not children of it and end up with init; they are told from anybody else's by the socket in their arguments.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from pathlib import Path
 from tools.bench.cri import START_SECONDS, Cri, remove_cgroups
 from tools.bench.process import with_argument
 
+PROGRAM = "containerd"
 BRIDGE = "moorage-bench0"
 SUBNET = "10.213.0.0/20"
 PLUGINS = "/usr/lib/cni"
@@ -27,21 +30,35 @@ CNI_CACHE = Path("/var/lib/cni")
 class Containerd:
     """Implements `Server`."""
 
-    def __init__(self, directory: Path, registry_url: str, hosts: Sequence[str], pause: str) -> None:
+    def __init__(
+        self, directory: Path, registry_url: str, hosts: Sequence[str], pause: str, program: str = PROGRAM
+    ) -> None:
+        """`program` is a command, or the path of a containerd whose shim is beside it."""
         self.directory = directory
+        self._program = shutil.which(program) or program
         self.socket = directory / "containerd.sock"
         self._process: subprocess.Popen[bytes] | None = None
         (directory / "net.d").mkdir()
         (directory / "net.d" / "10-bench.conflist").write_text(json.dumps(_network(directory)))
-        (directory / "config.toml").write_text(_config(directory, self.socket, registry_url, hosts, pause))
+        for host in hosts:
+            (directory / "certs.d" / host).mkdir(parents=True)
+            (directory / "certs.d" / host / "hosts.toml").write_text(_mirror(registry_url))
+        (directory / "config.toml").write_text(_config(directory, self.socket, pause))
 
     @classmethod
     @contextmanager
     def running(
-        cls, name: str, directory: Path, registry_url: str, hosts: Sequence[str], image: str, pause: str
+        cls,
+        name: str,
+        directory: Path,
+        registry_url: str,
+        hosts: Sequence[str],
+        image: str,
+        pause: str,
+        program: str = PROGRAM,
     ) -> Iterator[Cri]:
         """A containerd with all it has in `directory`, driven over CRI."""
-        server = cls(directory, registry_url, hosts, pause)
+        server = cls(directory, registry_url, hosts, pause, program)
         try:
             server.start()
             engine = Cri(name, server, image, directory / "logs")
@@ -65,7 +82,10 @@ class Containerd:
         begun = time.perf_counter()
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
-                ["containerd", "--config", str(self.directory / "config.toml")], stdout=log, stderr=log
+                [self._program, "--config", str(self.directory / "config.toml")],
+                env={**os.environ, "PATH": f"{os.path.dirname(self._program)}:{os.environ['PATH']}"},
+                stdout=log,
+                stderr=log,
             )
         while not self._listens():
             if self._process.poll() is not None or time.perf_counter() - begun > START_SECONDS:
@@ -109,6 +129,11 @@ class Containerd:
             self._process = None
 
 
+def version(program: str) -> str:
+    """What it says it is. Raises OSError when it cannot be executed."""
+    return subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def _network(directory: Path) -> dict[str, object]:
     ipam = {
         "type": "host-local",
@@ -120,11 +145,12 @@ def _network(directory: Path) -> dict[str, object]:
     return {"cniVersion": "0.4.0", "name": "moorage-bench", "plugins": [bridge]}
 
 
-def _config(directory: Path, socket: Path, registry_url: str, hosts: Sequence[str], pause: str) -> str:
-    mirrors = "\n".join(
-        f'[plugins."io.containerd.grpc.v1.cri".registry.mirrors."{host}"]\nendpoint = ["{registry_url}"]'
-        for host in hosts
-    )
+def _mirror(registry_url: str) -> str:
+    return f'[host."{registry_url}"]\ncapabilities = ["pull", "resolve"]\n'
+
+
+def _config(directory: Path, socket: Path, pause: str) -> str:
+    """Of version 2, which 2.x takes too."""
     return f"""version = 2
 root = "{directory}/root"
 state = "{directory}/state"
@@ -140,7 +166,8 @@ netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{PLUGINS}"
 conf_dir = "{directory}/net.d"
-{mirrors}
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{directory}/certs.d"
 """
 
 
