@@ -65,6 +65,9 @@ _OPTIONS = (
     ),
     click.option("--entrypoint", default=None, metavar="PROGRAM", help="Program instead of the image's entrypoint."),
     click.option("--init", is_flag=True, help="Run a small init as PID 1 that forwards signals and reaps."),
+    click.option(
+        "--runtime", default="", metavar="NAME", help="OCI runtime to make it with, of those in `moorage info`."
+    ),
     click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="Label."),
     click.option("--stop-signal", default="", metavar="SIGNAL", help="Signal that asks it to stop."),
     click.option("--stop-timeout", type=click.IntRange(0), default=None, help="Seconds from that to SIGKILL."),
@@ -135,6 +138,7 @@ def _config(image: str, command: list[str], options: dict[str, Any]) -> runtime_
         log=runtime_pb2.LogConfig(max_size_bytes=options["log_max_size"], max_files=options["log_max_files"]),
         read_only=options["read_only"],
         rootfs_size_bytes=parse.storage_options(options["storage_opt"]),
+        runtime=options["runtime"],
     )
 
 

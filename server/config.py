@@ -30,6 +30,7 @@ stream_key = ""
 cgroup_driver = "cgroupfs"           # how cgroup_parent is meant
 runtime_handlers = ["moorage"]       # besides ""
 pinned_images = []                   # never collected by a kubelet
+[runtimes.runc] …                    # OCI runtimes beside our own, see execdriver/runtimeoptions.py
 [registry] …                         # see registry/config.py
 """
 
@@ -43,6 +44,8 @@ from pathlib import Path
 from typing import Any
 
 from moorage.server.errors import FailedPrecondition, InvalidArgument
+from moorage.server.execdriver import runtimeoptions
+from moorage.server.execdriver.runtimeoptions import OciRuntime
 from moorage.server.graph.overlayoptions import DEFAULTS, VOLATILE, XATTRS, OverlayOptions
 from moorage.server.registry import config as registry
 
@@ -110,6 +113,7 @@ class Config:
     network: NetworkConfig = NetworkConfig()
     tls: Tls = Tls()
     cri: Cri = Cri()
+    runtimes: tuple[OciRuntime, ...] = ()
     registry: registry.RegistryConfig = field(default_factory=registry.RegistryConfig)
 
     @property
@@ -147,6 +151,7 @@ def _from_table(table: dict[str, Any], where: str) -> Config:
         "network": _section(NetworkConfig, table.pop("network", {}), f"{where}: [network]"),
         "tls": _section(Tls, table.pop("tls", {}), f"{where}: [tls]"),
         "cri": _section(Cri, table.pop("cri", {}), f"{where}: [cri]"),
+        "runtimes": runtimeoptions.from_toml(table.pop("runtimes", {})),
         "registry": registry.from_toml(table.pop("registry", {})),
     }
     plain: Config = _section(Config, table, where)
@@ -184,6 +189,9 @@ def _checked(config: Config) -> Config:
         raise InvalidArgument(f"[network] pods must be bridge or cni, not {config.network.pods!r}")
     if config.cri.cgroup_driver != "cgroupfs":
         raise InvalidArgument(f"[cri] cgroup_driver must be cgroupfs, not {config.cri.cgroup_driver!r}")
+    for runtime in config.runtimes:
+        if runtime.name in config.cri.runtime_handlers:
+            raise InvalidArgument(f"[cri] runtime_handlers: {runtime.name!r} is that of [runtimes.{runtime.name}]")
     if bool(config.cri.stream_cert) != bool(config.cri.stream_key):
         raise InvalidArgument("[cri] stream_cert and stream_key go together")
     if not 0 <= config.spares <= MAX_SPARES:

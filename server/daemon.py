@@ -52,8 +52,10 @@ from moorage.server.engine.store import Store
 from moorage.server.engine.streams import Streams
 from moorage.server.engine.system import Setup, System
 from moorage.server.errors import InvalidArgument
+from moorage.server.execdriver import runtimes
 from moorage.server.execdriver.base import ExecDriver
 from moorage.server.execdriver.native import NativeDriver
+from moorage.server.execdriver.runtimes import Examined
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.execdriver.spec import default_seccomp
 from moorage.server.graph import drivers as graphdrivers
@@ -94,6 +96,7 @@ class Rooms:
     network_drivers: Mapping[str, NetworkDriver]
     cgroups: CgroupManager
     run_task: RunTask
+    runtimes: tuple[Examined, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Daemon:
 def furnish(config: Config, spawner: SpawnerClient, stack: ExitStack) -> Rooms:
     """The real rooms, on this host. What must be closed goes on the stack; the spawner is the caller's."""
     root, instance = Path(config.root), config.instance
+    found = tuple(runtimes.examine(runtime) for runtime in config.runtimes)
     spawner.prime(default_seccomp())
     db = GraphDB(root / "graph.db")
     stack.callback(db.close)
@@ -131,12 +135,13 @@ def furnish(config: Config, spawner: SpawnerClient, stack: ExitStack) -> Rooms:
         pusher=Pusher(puller.shared, registry),
         indexer=Indexer(puller.shared, registry),
         copier=Copier(puller.shared, registry),
-        exec_driver=NativeDriver(Path(config.state), spawner),
+        exec_driver=NativeDriver(Path(config.state), spawner, config.runtimes),
         network_drivers=networkdrivers.table(
             db, bridge, CniDriver(db, config.network.cni_conf_dir, config.network.cni_bin_dirs)
         ),
         cgroups=cgroups.detect(),
         run_task=spawner.run_task,
+        runtimes=found,
     )
 
 
@@ -254,7 +259,7 @@ def _cri(config: Config, engine: Engine, rooms: Rooms) -> Setting:
         pressure=rooms.cgroups.version == 2,
     )
     network = rooms.network_drivers[config.network.pods]
-    return Setting(engine, streaming, cri, Path(config.root), VERSION, network, features)
+    return Setting(engine, streaming, cri, Path(config.root), VERSION, network, features, rooms.runtimes)
 
 
 def _setup(config: Config, rooms: Rooms) -> Setup:
@@ -265,7 +270,8 @@ def _setup(config: Config, rooms: Rooms) -> Setup:
         graph_driver=rooms.graph.driver.name,
         exec_driver=rooms.exec_driver.name,
         listen=config.addresses,
-        warnings=lambda: _warnings(config.root),
+        warnings=lambda: (*_warnings(config.root), *runtimes.lost(config.runtimes)),
+        runtimes=rooms.runtimes,
     )
 
 

@@ -221,6 +221,8 @@ class ContainerConfig:
     read_only: bool = False
     rootfs_size: int = 0
     """The most that it may write to its root file system, 0 for no limit."""
+    runtime: str = ""
+    """The OCI runtime to make it with, empty for our own way; that of one in a pod is the pod's."""
     annotations: dict[str, str] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     pid: str = ""
@@ -328,6 +330,8 @@ class PodConfig:
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     runtime_handler: str = ""
+    runtime: str = ""
+    """The OCI runtime that the handler stands for, empty for our own way."""
     cgroup_parent: str = ""
     sysctls: dict[str, str] = field(default_factory=dict)
     attachment: NetworkAttachment = NetworkAttachment()

@@ -141,6 +141,7 @@ class FakeExecDriver:
     """ExecDriver without a kernel."""
 
     name = "fake"
+    runtimes: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

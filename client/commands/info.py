@@ -32,6 +32,7 @@ def command(settings: Settings, output: str) -> None:
         "  options": ", ".join(storage.options) or "none",
         "  size quotas": storage.quota or f"none: {storage.quota_obstacle}",
         "Exec driver": info.exec_driver,
+        "OCI runtimes": ", ".join(f"{each.name} ({each.path}, {each.version})" for each in info.runtimes) or "none",
         "Cgroups": f"version {info.cgroup_version}, {info.cgroup_parent}",
         "Kernel": info.kernel_version,
         "CPUs": str(info.cpus),

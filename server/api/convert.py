@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from moorage.server.engine import commands
 from moorage.server.engine.job import Job
 from moorage.server.errors import InvalidArgument
+from moorage.server.execdriver.base import NATIVE_RUNTIME
 from moorage.server.model import (
     Container,
     ContainerConfig,
@@ -84,6 +85,7 @@ def container_config(message: runtime_pb2.ContainerConfig) -> ContainerConfig:
         log=_log(message.log),
         read_only=message.read_only,
         rootfs_size=message.rootfs_size_bytes,
+        runtime="" if message.runtime == NATIVE_RUNTIME else message.runtime,
     )
 
 
@@ -205,6 +207,7 @@ def config_message(value: ContainerConfig) -> runtime_pb2.ContainerConfig:
         log=runtime_pb2.LogConfig(max_size_bytes=value.log.max_size, max_files=value.log.max_files),
         read_only=value.read_only,
         rootfs_size_bytes=value.rootfs_size,
+        runtime=value.runtime,
     )
 
 

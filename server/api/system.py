@@ -66,6 +66,10 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
                 quota=info.driver_status.quota,
                 quota_obstacle=info.driver_status.no_quota,
             ),
+            runtimes=[
+                pb.Runtime(name=each.runtime.name, path=each.runtime.path, version=each.version)
+                for each in info.runtimes
+            ],
         )
 
     async def StreamEvents(self, request: pb.StreamEventsRequest, context: Ctx) -> AsyncIterator[pb.Event]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from moorage.server.engine.job import Command, Job, StreamCommand
+from moorage.server.execdriver.runtimes import Examined as Examined
 from moorage.server.graph.drivers.base import DriverStatus as DriverStatus
 from moorage.server.model import (
     Container,
@@ -469,6 +470,7 @@ class Info:
     pid: int
     started_ns: int
     driver_status: DriverStatus
+    runtimes: tuple[Examined, ...] = ()
 
 
 @dataclass(frozen=True)

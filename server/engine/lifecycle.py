@@ -34,7 +34,7 @@ from moorage.server.errors import (
     NotFound,
 )
 from moorage.server.execdriver import spec as oci
-from moorage.server.execdriver.base import ContainerSpec, ExecDriver, PodSpec
+from moorage.server.execdriver.base import NATIVE_RUNTIME, ContainerSpec, ExecDriver, PodSpec
 from moorage.server.execdriver.check import check_process
 from moorage.server.execdriver.mounts import mount_tables
 from moorage.server.graph.drivers.base import WritableLayer
@@ -91,6 +91,7 @@ class Lifecycle:
         """Check everything that can be checked, make the writable layer, then the node."""
         config = command.config
         oci.check(config, shared=bool(command.pod_id))
+        self._check_runtime(config)
         pod = self._pods.ready(command.pod_id) if command.pod_id else None
         name, made = self._name(command, pod)
         if made is not None:
@@ -118,6 +119,19 @@ class Lifecycle:
             self._containers.add(container)
             undo.pop_all()
         return commands.Created(container.id, name)
+
+    def _check_runtime(self, config: ContainerConfig) -> None:
+        """Refuse a runtime that there is not, and what no OCI runtime does. Raises InvalidArgument."""
+        if config.runtime and config.runtime not in self._exec.runtimes:
+            known = ", ".join((NATIVE_RUNTIME, *sorted(self._exec.runtimes)))
+            hint = f"known are {known}; an OCI runtime is made known in [runtimes] of the daemon's configuration"
+            raise InvalidArgument(f"unknown runtime {config.runtime!r}", hint=hint, field="runtime")
+        if config.runtime and config.init:
+            raise InvalidArgument(
+                f"init: runtime {config.runtime!r} has none of its own",
+                hint=f"use one that the image has, or runtime {NATIVE_RUNTIME}",
+                field="init",
+            )
 
     def _check_volumes(self, container: Container) -> None:
         """Refuse directories of images that are not there. Raises FailedPrecondition."""
@@ -259,6 +273,7 @@ class Lifecycle:
             stdin_once=container.config.stdin_once,
             init=container.config.init,
             pid=container.config.pid,
+            runtime=pod.runtime if pod else container.config.runtime,
         )
 
     # --- the end ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Engine
 from moorage.server.engine.job import Job
 from moorage.server.errors import FailedPrecondition
+from moorage.server.execdriver.runtimes import Examined
 from moorage.server.graph.graph import Graph
 from moorage.server.libcontainer.cgroups import CgroupManager
 
@@ -41,6 +42,7 @@ class Setup:
     exec_driver: str
     listen: tuple[str, ...]
     warnings: Callable[[], tuple[str, ...]]
+    runtimes: tuple[Examined, ...] = ()
 
 
 class System:
@@ -85,6 +87,7 @@ class System:
             pid=os.getpid(),
             started_ns=self._started_ns,
             driver_status=self._graph.driver.status(),
+            runtimes=setup.runtimes,
         )
 
     def jobs(self, job: Job, command: commands.ListJobs) -> list[Job]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from moorage.server.execdriver.runtimeoptions import NATIVE_RUNTIME as NATIVE_RUNTIME
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import ExitStatus, Identity, IdMap, LogConfig
 from moorage.server.networkdriver.base import InterfaceConfig
@@ -59,6 +60,8 @@ class ContainerSpec:
     stdin_once: bool = False
     init: bool = False
     pid: str = ""
+    runtime: str = ""
+    """The OCI runtime to make it with, of ExecDriver.runtimes; empty for the driver's own way."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ class ExecDriver(Protocol):
     """Runs processes. A pod's methods raise NotFound when there is no such pod."""
 
     name: str
+    runtimes: frozenset[str]
+    """OCI runtimes that it can make containers with."""
 
     async def open(self, on_exit: ExitCallback) -> None:
         """Bind to the running event loop: exits are told from now on."""

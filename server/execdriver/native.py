@@ -24,7 +24,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moorage.server.errors import AlreadyExists, InvalidArgument, MoorageError, NotFound, Unavailable
+from moorage.server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    MoorageError,
+    NotFound,
+    Unavailable,
+)
 from moorage.server.execdriver import native_channel, native_stream
 from moorage.server.execdriver.base import (
     AttachSpec,
@@ -40,6 +47,7 @@ from moorage.server.execdriver.base import (
 )
 from moorage.server.execdriver.native_remains import clean_up, container_status, unknown_exit
 from moorage.server.execdriver.native_watch import Watch
+from moorage.server.execdriver.runtimeoptions import OciRuntime
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.channel import StageListener
@@ -58,8 +66,10 @@ class NativeDriver:
 
     name = "native"
 
-    def __init__(self, state: Path, spawner: SpawnerClient) -> None:
-        """`state` is the daemon's state directory; the spawner stays the caller's."""
+    def __init__(self, state: Path, spawner: SpawnerClient, runtimes: Sequence[OciRuntime] = ()) -> None:
+        """`state` is the daemon's state directory; the spawner stays the caller's; `runtimes` can make containers too."""
+        self._runtimes = {runtime.name: runtime for runtime in runtimes}
+        self.runtimes = frozenset(self._runtimes)
         self._pods = state / "pods"
         self._spawner = spawner
         self._cgroups = cgroups.detect()
@@ -126,9 +136,19 @@ class NativeDriver:
         self._call(pod_id, {"op": "network", "interfaces": [asdict(interface) for interface in interfaces]})
 
     def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
-        answer = native_channel.call(self._directory(pod_id), _start_message(spec), stage=stage)
+        directory, message = self._directory(pod_id), _start_message(spec)
+        if spec.runtime:
+            message |= {"runtime": self._runtime(spec.runtime).message(directory), "ahead": False}
+        answer = native_channel.call(directory, message, stage=stage)
         uid, gid, groups = answer["user"]
         return Started(answer["pid"], answer["started_ns"], Identity(uid, gid, tuple(groups)))
+
+    def _runtime(self, name: str) -> OciRuntime:
+        runtime = self._runtimes.get(name)
+        if runtime is None:
+            hint = f"it needs [runtimes.{name}] in the daemon's configuration"
+            raise FailedPrecondition(f"runtime {name!r} is not configured any more", hint=hint, runtime=name)
+        return runtime
 
     def signal(self, pod_id: str, container_id: str, number: int) -> None:
         self._call(pod_id, {"op": "signal", "container": container_id, "signal": number})

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moorage.server.execdriver import runtimes
 from moorage.server.execdriver.base import ContainerStatus
 from moorage.server.execdriver.native_stream import exit_status
 from moorage.server.libcontainer.cgroups import CgroupManager
@@ -40,6 +41,8 @@ def clean_up(directory: Path, cgroups: CgroupManager) -> list[ContainerStatus]:
         cgroup = cgroups.cgroup(state["cgroup"])
         if not exit_path.exists():
             cgroup.kill()
+        if state.get("runtime"):
+            runtimes.forget(state["runtime"], state["id"])
         cgroup.remove()
         if state["pid"]:
             ended.append(_ended(exit_path, state, directory.name))

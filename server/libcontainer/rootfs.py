@@ -100,13 +100,13 @@ def enter(plan: Plan, stack: ExitStack, users: Users) -> int:
     """
     with ExitStack() as sources:
         binds = {
-            index: _clone_bind(mount, sources, users) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"
+            index: clone_bind(mount, sources, users) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"
         }
         cgroups = cgroupfs.clone_trees(sources) if any(mount.kind == "cgroup" for mount in plan.mounts) else {}
         shift = (plan.id_maps, users[plan.id_maps]) if plan.id_maps else None
         for index, mount in enumerate(plan.mounts):
             if mount.kind == "image":
-                binds[index] = _show_image(mount, shift, sources)
+                binds[index] = show_image(mount, shift, sources)
         root = mount_root(plan.layers, shift)
         stack.callback(os.close, root)
         _pivot(root, plan.propagation)
@@ -142,7 +142,7 @@ def mount_root(layers: Sequence[Layer], shift: Shift | None = None) -> int:
     return os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _show_image(mount: Mount, shift: Shift | None, stack: ExitStack) -> int:
+def show_image(mount: Mount, shift: Shift | None, stack: ExitStack) -> int:
     """A detached mount of a directory of an image. What was mounted for it on the way is gone again."""
     with (
         doing(f"mount at {mount.destination}: cannot show of the image", f"/{mount.sub_path}"),
@@ -253,7 +253,8 @@ def _pivot(root: int, propagation: int) -> None:
             syscalls.mount_setattr(root, 0, propagation=propagation, recursive=True)
 
 
-def _clone_bind(mount: Mount, stack: ExitStack, users: Users) -> int:
+def clone_bind(mount: Mount, stack: ExitStack, users: Users) -> int:
+    """A detached mount of what a bind mount shows, with its attributes; `stack` closes it. Raises StartError."""
     with doing(f"mount at {mount.destination}: cannot copy the mount of", mount.source):
         tree = syscalls.open_tree(syscalls.AT_FDCWD, mount.source, recursive=mount.options.recursive)
         stack.callback(os.close, tree)

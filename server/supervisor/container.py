@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.cgroups import Cgroup, CgroupManager
 from moorage.server.libcontainer.channel import Credentials
-from moorage.server.supervisor import filters, streams
+from moorage.server.supervisor import filters, ociend, ociruntime, streams
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.log import LogFile
 from moorage.server.supervisor.loop import Loop
@@ -63,6 +63,8 @@ class Container:
         self.seccomp = started.seccomp
         self.usual_filter = spec["seccomp"] is None or filters.known(spec["seccomp"]) is not None
         """It is none, or one of those that the daemon gives by default."""
+        self.runtime = ociruntime.parse(spec["runtime"]) if spec.get("runtime") else None
+        """The OCI runtime that made it, if it is none of our own."""
         self.cgroup: Cgroup = around.cgroups.cgroup(spec["cgroup"])
         self.pid = started.pid
         self.user = started.user
@@ -72,6 +74,8 @@ class Container:
         """It has ended and its cgroup is gone."""
         self.ending = False
         """Its first process has ended; what it wrote may not all be read."""
+        self._finishing = False
+        """All that it wrote has been read; an OCI runtime may not have heard of its end."""
         self._around = around
         self._log = started.log
         self._pidfd = started.pidfd
@@ -186,7 +190,8 @@ class Container:
             output.close()
 
     def _output_ended(self) -> None:
-        if self.ending and self.status is None and all(output.ended for output in self._outputs):
+        if self.ending and not self._finishing and all(output.ended for output in self._outputs):
+            self._finishing = True
             self._deadline.cancel()
             self._finish()
 
@@ -197,11 +202,22 @@ class Container:
             self.cgroup.remove()
             self.clean = True
         self._log.close()
-        reason = "Completed" if self._exit_code == 0 else "OOMKilled" if oom_kills else "Error"
+        if self.runtime is None:
+            self._tell_end(oom_kills > 0)
+            return
+
+        def forgotten(forgotten: bool) -> None:
+            self.clean = self.clean and forgotten
+            self._tell_end(oom_kills > 0)
+
+        ociend.begin(self._around.loop, self._around.directory, self.id, self.runtime, forgotten)
+
+    def _tell_end(self, oom_killed: bool) -> None:
+        reason = "Completed" if self._exit_code == 0 else "OOMKilled" if oom_killed else "Error"
         self.status = {
             "exit_code": self._exit_code,
             "finished_ns": self._finished_ns,
-            "oom_killed": oom_kills > 0,
+            "oom_killed": oom_killed,
             "reason": reason,
             "error": "",
         }

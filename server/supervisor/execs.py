@@ -48,11 +48,7 @@ class Execution:
         os.close(self._pidfd)
         if self._discarded is not None:
             self._discarded.close()
-        code = exit_code(wait_status)
-        reason = "Error" if code else "Completed"
-        status = {"exit_code": code, "finished_ns": time.time_ns(), "oom_killed": False, "reason": reason, "error": ""}
-        self._connection.send({"exit": status})
-        self._connection.end()
+        tell_end(self._connection, wait_status)
 
     def _frame(self, frame: Frame) -> None:
         if frame.kind == MESSAGE and frame.message.get("op") == "signal" and not self._ended:
@@ -62,6 +58,15 @@ class Execution:
     def _closed(self) -> None:
         if not self._ended and not self._detach:
             kill_tree(self.pid, self._container.cgroup.pids)
+
+
+def tell_end(connection: Connection, wait_status: int) -> None:
+    """Tell who asked for a process how it ended, which is the last that they are told."""
+    code = exit_code(wait_status)
+    reason = "Error" if code else "Completed"
+    status = {"exit_code": code, "finished_ns": time.time_ns(), "oom_killed": False, "reason": reason, "error": ""}
+    connection.send({"exit": status})
+    connection.end()
 
 
 def start_execution(

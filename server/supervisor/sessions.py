@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moorage.server.libcontainer.channel import StageListener
-from moorage.server.supervisor import netconf
+from moorage.server.supervisor import netconf, ociexec
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.dialling import Dial
@@ -119,6 +119,9 @@ def attach(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> No
 def execute(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
     supervisor = session.supervisor
     container = supervisor.container(message["container"])
+    if container.runtime is not None:
+        ociexec.Start(supervisor, container, container.runtime, message, fds, session.connection)
+        return
     execution, ours = start_execution(
         supervisor.loop, container, supervisor.oom_score, supervisor.user, message, fds, session.connection
     )

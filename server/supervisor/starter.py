@@ -18,7 +18,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from moorage.server.libcontainer import process, sharedmemory
@@ -43,12 +43,21 @@ from moorage.server.supervisor.protocol import (
     send_all,
 )
 
+Way = Callable[[Surroundings, Mapping[str, Any], Channel], None]
+"""How a starter starts a container, and tells the supervisor so on a channel."""
 
-def start(around: Surroundings, spec: Mapping[str, Any], stage: StageListener) -> Started:
-    """Start a container as the message of a `start` says; nothing is left when it fails. Raises Failure."""
+
+def start(around: Surroundings, spec: Mapping[str, Any], stage: StageListener, way: Way | None = None) -> Started:
+    """Start a container as the message of a `start` says; nothing is left when it fails. Raises Failure.
+
+    `way` is another than that of our own libcontainer.
+    """
+    way = way or _start
     ours, theirs = socket.socketpair()
     with contextlib.closing(Channel(ours)) as channel, theirs:
-        pid = forked(lambda kept: _starter(_carried(around, kept), spec, kept[0]), (theirs.fileno(), *_carry(around)))
+        pid = forked(
+            lambda kept: _starter(_carried(around, kept), spec, kept[0], way), (theirs.fileno(), *_carry(around))
+        )
         theirs.close()
         # When it has started the container nobody waits for its end: the loop reaps it as any child, and the container after it.
         seccomp, answer = _hear(channel, stage)
@@ -113,18 +122,18 @@ def _clean_up(around: Surroundings, spec: Mapping[str, Any]) -> None:
         os.unlink(spec["container"] + STATE_SUFFIX, dir_fd=around.directory)
 
 
-def _starter(around: Surroundings, spec: Mapping[str, Any], fd: int) -> None:
+def _starter(around: Surroundings, spec: Mapping[str, Any], fd: int, way: Way) -> None:
     """The life of a starter's process."""
     channel = Channel(socket.socket(fileno=fd))
     try:
-        _start(around, spec, channel)
+        way(around, spec, channel)
     except Exception as error:
         channel.send({"error": describe(error)})
 
 
 def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> None:
     identity, config = spec["container"], json.loads(spec["config"])
-    _join_pod(config, around, spec.get("pid_namespace", ""))
+    join_pod(config, around, spec.get("pid_namespace", ""))
     config["process"].setdefault("oomScoreAdj", around.oom_score)
     if spec.get("size"):
         config["process"]["consoleSize"] = {"width": spec["size"][0], "height": spec["size"][1]}
@@ -153,7 +162,7 @@ def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> N
     channel.send({**answer, "kinds": kinds, "stdin": stdin is not None}, fds)
 
 
-def _join_pod(config: dict[str, Any], around: Surroundings, pid_namespace: str) -> None:
+def join_pod(config: dict[str, Any], around: Surroundings, pid_namespace: str) -> None:
     """Complete a config by what the containers of the pod share."""
     spaces = config["linux"]["namespaces"]
     if pid_namespace:

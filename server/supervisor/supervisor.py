@@ -26,7 +26,7 @@ from moorage.server.libcontainer.ahead import fork_ahead
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.libcontainer.process import Child
-from moorage.server.supervisor import ahead, namespaces, oom, podinit, starter
+from moorage.server.supervisor import ahead, namespaces, ocistart, oom, podinit, starter
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.container import Container, Started, Surroundings
@@ -75,6 +75,7 @@ class Supervisor:
         self.loop = around.loop
         self.oom_score = around.oom_score
         self.user = around.user
+        self.directory = around.directory
         self.has_network = has_network
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
@@ -89,6 +90,10 @@ class Supervisor:
         self._linger = LINGER_SECONDS
         self._init: podinit.Init | None = None
         self._forgetting: dict[str, list[Callable[[], None]]] = {}
+        self._expected = 0
+        """Commands that an OCI runtime is starting, and whose pids we do not know yet."""
+        self._unclaimed: dict[int, int] = {}
+        """How processes ended that nobody knew, by pid, while commands are expected."""
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -181,6 +186,8 @@ class Supervisor:
                 self.loop.call_later(0, prepared.learn)
                 return ahead.start(self._around, spec, prepared.child, packet, stage)
             prepared.child.discard()
+        if spec.get("runtime"):
+            return ocistart.start(self._around, spec, stage)
         return starter.start(self._around, spec, stage)
 
     def attach(self, identity: str, attachment: Attachment) -> None:
@@ -229,6 +236,20 @@ class Supervisor:
         execution = self.executions.pop(pid, None)
         if execution is not None:
             execution.ended(wait_status)
+        elif self._expected:
+            self._unclaimed[pid] = wait_status
+
+    def expect(self) -> None:
+        """An OCI runtime starts a command, whose end may be told before its pid."""
+        self._expected += 1
+
+    def claim(self, pid: int) -> int | None:
+        """An expected command is this one, or 0 as there is none after all: its wait status if it has ended already."""
+        self._expected -= 1
+        status = self._unclaimed.pop(pid, None)
+        if not self._expected:
+            self._unclaimed.clear()
+        return status
 
     def _running(self) -> list[Container]:
         return [container for container in self.containers.values() if container.status is None]

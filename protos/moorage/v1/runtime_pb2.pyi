@@ -42,7 +42,7 @@ LOG_STREAM_STDOUT: LogStream
 LOG_STREAM_STDERR: LogStream
 
 class ContainerConfig(_message.Message):
-    __slots__ = ("image", "entrypoint", "command", "env", "working_dir", "user", "hostname", "tty", "stdin_open", "stdin_once", "labels", "stop_signal", "stop_timeout_seconds", "mounts", "resources", "security", "network", "init", "auto_remove", "log", "read_only", "rootfs_size_bytes")
+    __slots__ = ("image", "entrypoint", "command", "env", "working_dir", "user", "hostname", "tty", "stdin_open", "stdin_once", "labels", "stop_signal", "stop_timeout_seconds", "mounts", "resources", "security", "network", "init", "auto_remove", "log", "read_only", "rootfs_size_bytes", "runtime")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class ContainerConfig(_message.Message):
     LOG_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
     ROOTFS_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
     image: str
     entrypoint: _containers.RepeatedScalarFieldContainer[str]
     command: _containers.RepeatedScalarFieldContainer[str]
@@ -94,7 +95,8 @@ class ContainerConfig(_message.Message):
     log: LogConfig
     read_only: bool
     rootfs_size_bytes: int
-    def __init__(self, image: _Optional[str] = ..., entrypoint: _Optional[_Iterable[str]] = ..., command: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., working_dir: _Optional[str] = ..., user: _Optional[str] = ..., hostname: _Optional[str] = ..., tty: _Optional[bool] = ..., stdin_open: _Optional[bool] = ..., stdin_once: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., stop_signal: _Optional[str] = ..., stop_timeout_seconds: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., security: _Optional[_Union[Security, _Mapping]] = ..., network: _Optional[_Union[NetworkAttachment, _Mapping]] = ..., init: _Optional[bool] = ..., auto_remove: _Optional[bool] = ..., log: _Optional[_Union[LogConfig, _Mapping]] = ..., read_only: _Optional[bool] = ..., rootfs_size_bytes: _Optional[int] = ...) -> None: ...
+    runtime: str
+    def __init__(self, image: _Optional[str] = ..., entrypoint: _Optional[_Iterable[str]] = ..., command: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., working_dir: _Optional[str] = ..., user: _Optional[str] = ..., hostname: _Optional[str] = ..., tty: _Optional[bool] = ..., stdin_open: _Optional[bool] = ..., stdin_once: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., stop_signal: _Optional[str] = ..., stop_timeout_seconds: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., security: _Optional[_Union[Security, _Mapping]] = ..., network: _Optional[_Union[NetworkAttachment, _Mapping]] = ..., init: _Optional[bool] = ..., auto_remove: _Optional[bool] = ..., log: _Optional[_Union[LogConfig, _Mapping]] = ..., read_only: _Optional[bool] = ..., rootfs_size_bytes: _Optional[int] = ..., runtime: _Optional[str] = ...) -> None: ...
 
 class Mount(_message.Message):
     __slots__ = ("kind", "source", "target", "read_only", "size_bytes", "propagation")

@@ -50,7 +50,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("version", "root_dir", "state_dir", "instance", "graph_driver", "exec_driver", "cgroup_version", "cgroup_parent", "kernel_version", "cpus", "memory_bytes", "images", "containers", "containers_running", "warnings", "listen", "pid", "started_at", "graph_driver_status")
+    __slots__ = ("version", "root_dir", "state_dir", "instance", "graph_driver", "exec_driver", "cgroup_version", "cgroup_parent", "kernel_version", "cpus", "memory_bytes", "images", "containers", "containers_running", "warnings", "listen", "pid", "started_at", "graph_driver_status", "runtimes")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROOT_DIR_FIELD_NUMBER: _ClassVar[int]
     STATE_DIR_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class GetInfoResponse(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     GRAPH_DRIVER_STATUS_FIELD_NUMBER: _ClassVar[int]
+    RUNTIMES_FIELD_NUMBER: _ClassVar[int]
     version: str
     root_dir: str
     state_dir: str
@@ -89,7 +90,18 @@ class GetInfoResponse(_message.Message):
     pid: int
     started_at: _timestamp_pb2.Timestamp
     graph_driver_status: GraphDriverStatus
-    def __init__(self, version: _Optional[str] = ..., root_dir: _Optional[str] = ..., state_dir: _Optional[str] = ..., instance: _Optional[str] = ..., graph_driver: _Optional[str] = ..., exec_driver: _Optional[str] = ..., cgroup_version: _Optional[int] = ..., cgroup_parent: _Optional[str] = ..., kernel_version: _Optional[str] = ..., cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., images: _Optional[int] = ..., containers: _Optional[int] = ..., containers_running: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., listen: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., graph_driver_status: _Optional[_Union[GraphDriverStatus, _Mapping]] = ...) -> None: ...
+    runtimes: _containers.RepeatedCompositeFieldContainer[Runtime]
+    def __init__(self, version: _Optional[str] = ..., root_dir: _Optional[str] = ..., state_dir: _Optional[str] = ..., instance: _Optional[str] = ..., graph_driver: _Optional[str] = ..., exec_driver: _Optional[str] = ..., cgroup_version: _Optional[int] = ..., cgroup_parent: _Optional[str] = ..., kernel_version: _Optional[str] = ..., cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., images: _Optional[int] = ..., containers: _Optional[int] = ..., containers_running: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., listen: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., graph_driver_status: _Optional[_Union[GraphDriverStatus, _Mapping]] = ..., runtimes: _Optional[_Iterable[_Union[Runtime, _Mapping]]] = ...) -> None: ...
+
+class Runtime(_message.Message):
+    __slots__ = ("name", "path", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    path: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class GraphDriverStatus(_message.Message):
     __slots__ = ("backing_file_system", "options", "quota", "quota_obstacle")

@@ -49,6 +49,9 @@ class Setting:
     network: NetworkDriver
     """The driver of the network that pods join."""
     features: Features = Features()
+    """Of containers that we make ourselves."""
+    runtimes: tuple[commands.Examined, ...] = ()
+    """OCI runtimes, each a runtime handler of its name."""
 
 
 class Calls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Literal
 
 from moorage.cri.v1 import api_pb2 as pb
@@ -16,8 +17,11 @@ _PID_MODES = {pb.POD: "pod", pb.CONTAINER: "container", pb.NODE: "host"}
 _PID_MESSAGES = {name: mode for mode, name in _PID_MODES.items()}
 
 
-def pod_config(message: pb.PodSandboxConfig, handler: str) -> PodConfig:
-    """What a pod is asked to be. Reads its seccomp profile. Raises InvalidArgument."""
+def pod_config(message: pb.PodSandboxConfig, handler: str, runtimes: Collection[str] = ()) -> PodConfig:
+    """What a pod is asked to be; `runtimes` are the handlers that stand for OCI runtimes. Reads its seccomp profile.
+
+    Raises InvalidArgument.
+    """
     metadata = message.metadata
     if not metadata.name:
         raise InvalidArgument("a pod needs metadata with a name", field="config.metadata.name")
@@ -29,6 +33,8 @@ def pod_config(message: pb.PodSandboxConfig, handler: str) -> PodConfig:
         users, groups_map = common.user_maps(options.userns_options)
     if users and network == "host":
         raise InvalidArgument("a pod with a user namespace cannot have the host's network", field="userns_options")
+    if users and handler in runtimes:
+        raise InvalidArgument(f"runtime handler {handler!r} has no user namespaces", field="userns_options")
     return PodConfig(
         name=metadata.name,
         namespace=metadata.namespace,
@@ -39,6 +45,7 @@ def pod_config(message: pb.PodSandboxConfig, handler: str) -> PodConfig:
         labels=dict(message.labels),
         annotations=dict(message.annotations),
         runtime_handler=handler,
+        runtime=handler if handler in runtimes else "",
         cgroup_parent=_cgroup_parent(message.linux.cgroup_parent),
         sysctls=_sysctls(message.linux.sysctls),
         attachment=_attachment(message, network),

@@ -25,14 +25,15 @@ class PodCalls(Calls):
         self._listed_pod = Derived(convert_pod.listed)
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Ctx) -> pb.RunPodSandboxResponse:
-        known = ("", *self._setting.config.runtime_handlers)
+        runtimes = {each.runtime.name for each in self._setting.runtimes}
+        known = ("", *self._setting.config.runtime_handlers, *sorted(runtimes))
         if request.runtime_handler not in known:
             raise InvalidArgument(
                 f"unknown runtime handler {request.runtime_handler!r}",
                 hint=f"known are {', '.join(map(repr, known))}",
                 field="runtime_handler",
             )
-        config = await asyncio.to_thread(convert_pod.pod_config, request.config, request.runtime_handler)
+        config = await asyncio.to_thread(convert_pod.pod_config, request.config, request.runtime_handler, runtimes)
         return pb.RunPodSandboxResponse(pod_sandbox_id=await self._run(commands.RunPod(config), context))
 
     async def StopPodSandbox(self, request: pb.StopPodSandboxRequest, context: Ctx) -> pb.StopPodSandboxResponse:

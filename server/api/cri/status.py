@@ -40,7 +40,11 @@ class StatusCalls(Calls):
             reason=NETWORK_NOT_READY if obstacle else "",
             message=obstacle,
         )
-        handlers = dict.fromkeys(("", *self._setting.config.runtime_handlers))
+        handlers = dict.fromkeys(("", *self._setting.config.runtime_handlers), of_handler)
+        for each in self._setting.runtimes:
+            handlers[each.runtime.name] = pb.RuntimeHandlerFeatures(
+                recursive_read_only_mounts=features.recursive_read_only and each.recursive_read_only
+            )
         return pb.StatusResponse(
             status=pb.RuntimeStatus(
                 conditions=[
@@ -49,7 +53,7 @@ class StatusCalls(Calls):
                 ]
             ),
             info={"config": _info(self._setting), **self._of_network(obstacle)} if request.verbose else {},
-            runtime_handlers=[pb.RuntimeHandler(name=name, features=of_handler) for name in handlers],
+            runtime_handlers=[pb.RuntimeHandler(name=name, features=each) for name, each in handlers.items()],
             features=pb.RuntimeFeatures(supplemental_groups_policy=features.supplemental_groups_policy),
         )
 
@@ -75,6 +79,10 @@ def _info(setting: Setting) -> str:
             "rootDir": str(setting.root),
             "cgroupDriver": config.cgroup_driver,
             "runtimeHandlers": config.runtime_handlers,
+            "ociRuntimes": [
+                {"name": each.runtime.name, "path": each.runtime.path, "version": each.version}
+                for each in setting.runtimes
+            ],
             "streamAddress": config.stream_address,
             "pinnedImages": config.pinned_images,
         }
