@@ -6,7 +6,6 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from moorage.server.libcontainer import syscalls, usernamespaces
 from moorage.server.supervisor import netconf
@@ -69,20 +68,23 @@ def _triples(maps: Sequence[Mapping[str, int]]) -> tuple[tuple[int, int, int], .
     return tuple((each["container"], each["host"], each["length"]) for each in maps)
 
 
-def sysctl_path(name: str, namespaces: Sequence[str]) -> Path:
+def sysctl_path(name: str, namespaces: Sequence[str]) -> str:
     """The file of a parameter, if it belongs to one of `namespaces`. Raises Failure."""
     # As sysctl(8): with a slash in it the slashes part it and dots are part of a name (`net/ipv4/conf/eth0.1/forwarding`).
     relative = name if "/" in name else name.replace(".", "/")
     if not any(SYSCTLS[namespace].fullmatch(relative) for namespace in namespaces):
         raise Failure("InvalidArgument", f"sysctl {name!r} does not belong to the pod's own namespaces", sysctl=name)
-    return Path("/proc/sys") / relative
+    return f"/proc/sys/{relative}"
 
 
-def _write_sysctl(name: str, value: str, path: Path) -> None:
+def _write_sysctl(name: str, value: str, path: str) -> None:
     try:
         # Without O_CREAT: what is not there must not be reported as something else.
-        with path.open("r+") as file:
-            file.write(value)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
     except OSError as error:
         raise Failure(
             "InvalidArgument", f"cannot set sysctl {name} to {value!r}: {error.strerror}", sysctl=name

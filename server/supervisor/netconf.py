@@ -1,9 +1,11 @@
-"""Setting up interfaces of the network namespace we are in, by ioctl: see netdevice(7). No netlink is needed for one address."""
+"""Setting up interfaces of the network namespace we are in, by ioctl: see netdevice(7). No netlink is needed for one address.
+
+Nor is `ipaddress`: each function that a supervisor runs costs it some pages of memory of its own.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import socket
 import struct
 from collections.abc import Mapping
@@ -31,8 +33,24 @@ _ROUTE = struct.Struct("@L16s16s16sHhLBB3hhPLLH")
 """struct rtentry."""
 
 
-def _sockaddr(address: ipaddress.IPv4Address) -> bytes:
-    return _SOCKADDR.pack(socket.AF_INET, address.packed)
+def _sockaddr(address: bytes) -> bytes:
+    return _SOCKADDR.pack(socket.AF_INET, address)
+
+
+def _packed(address: str) -> bytes:
+    """Four bytes of `1.2.3.4`. Raises ValueError."""
+    try:
+        return socket.inet_pton(socket.AF_INET, address)
+    except OSError:
+        raise ValueError(f"{address!r} is not an IPv4 address") from None
+
+
+def _netmask(prefix: str) -> bytes:
+    """Four bytes for a prefix length. Raises ValueError."""
+    length = int(prefix)
+    if not 0 <= length <= 32:
+        raise ValueError(f"{prefix} is not the length of a prefix")
+    return ((1 << 32) - (1 << 32 - length)).to_bytes(4)
 
 
 def _up(sock: socket.socket, name: bytes) -> None:
@@ -52,21 +70,22 @@ def configure(interface: Mapping[str, Any]) -> None:
     Raises OSError; ValueError for what is no address.
     """
     name = interface["name"].encode()
-    address = ipaddress.IPv4Interface(interface["address"])
-    gateway = ipaddress.IPv4Address(interface["gateway"]) if interface.get("gateway") else None
+    address, _, prefix = interface["address"].partition("/")
+    own, mask = _packed(address), _netmask(prefix)
+    gateway = _packed(interface["gateway"]) if interface.get("gateway") else None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         if interface.get("mtu"):
             fcntl.ioctl(sock, SIOCSIFMTU, _INTEGER.pack(name, interface["mtu"]))
         # The address first: it brings a classful mask along, which the mask then replaces.
-        fcntl.ioctl(sock, SIOCSIFADDR, _ADDRESS.pack(name, _sockaddr(address.ip)))
-        fcntl.ioctl(sock, SIOCSIFNETMASK, _ADDRESS.pack(name, _sockaddr(address.netmask)))
+        fcntl.ioctl(sock, SIOCSIFADDR, _ADDRESS.pack(name, _sockaddr(own)))
+        fcntl.ioctl(sock, SIOCSIFNETMASK, _ADDRESS.pack(name, _sockaddr(mask)))
         _up(sock, name)
         if gateway is not None:
             _default_route(sock, gateway)
 
 
-def _default_route(sock: socket.socket, gateway: ipaddress.IPv4Address) -> None:
-    anywhere = _sockaddr(ipaddress.IPv4Address(0))
+def _default_route(sock: socket.socket, gateway: bytes) -> None:
+    anywhere = _sockaddr(bytes(4))
     flags = RTF_UP | RTF_GATEWAY
     route = (0, anywhere, _sockaddr(gateway), anywhere, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     fcntl.ioctl(sock, SIOCADDRT, _ROUTE.pack(*route))
