@@ -330,6 +330,9 @@ class FakeGraph:
     def rootfs_usage(self, container_id: str) -> DiskUsage:
         return DiskUsage(4096, 2)
 
+    def rootfs_usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        return {each: self.rootfs_usage(each) for each in container_ids}
+
     def collect(self, containers: set[str]) -> Collected:
         self.roots &= containers
         return Collected(0, 0, 0, 0, 0)

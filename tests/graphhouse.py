@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -96,6 +96,9 @@ class MemoryDriver:
 
     def usage(self, container_id: str) -> DiskUsage:
         return DiskUsage(len(self.writable[container_id]), 1)
+
+    def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        return {each: self.usage(each) for each in container_ids if each in self.writable}
 
     def footprint(self) -> Footprint:
         layers = {chain_id: len(data) for chain_id, data in self.stored.items()}

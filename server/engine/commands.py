@@ -112,6 +112,13 @@ class MeasureContainer(Command[DiskUsage]):
 
 
 @dataclass(frozen=True)
+class MeasureContainers(Command[dict[str, DiskUsage]]):
+    """What the writable layers of several containers take, by ID; those that are gone are left out."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Wait(Command[ExitStatus]):
     """How a container ended, once it does not run."""
 

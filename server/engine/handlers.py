@@ -107,6 +107,7 @@ def table(
         Verb("containers", c.ListContainers, listing.containers, Lane.READ),
         Verb("container_inspect", c.InspectContainer, listing.container, Lane.READ),
         Verb("container_size", c.MeasureContainer, listing.usage, Lane.DISK, subject),
+        Verb("container_sizes", c.MeasureContainers, listing.usages, Lane.DISK),
         Verb("wait", c.Wait, listing.wait, Lane.WATCH, subject),
         Verb("top", c.Top, system.top, Lane.KERNEL, subject),
         Verb("update", c.Update, adjust.update, Lane.KERNEL, subject, by_id),

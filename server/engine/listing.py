@@ -35,6 +35,10 @@ class Listing:
         """What a container's writable layer takes."""
         return self._graph.rootfs_usage(self._containers.resolve(command.id))
 
+    def usages(self, job: Job, command: commands.MeasureContainers) -> dict[str, DiskUsage]:
+        """What the writable layers take of those containers that are still there."""
+        return self._graph.rootfs_usages(command.ids)
+
     async def wait(self, job: Job, command: commands.Wait) -> ExitStatus:
         """How it ended, once it does not run."""
         return await self._containers.gone(self._containers.resolve(command.id))

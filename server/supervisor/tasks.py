@@ -37,7 +37,7 @@ TASKS: dict[str, Task] = {
     "export": export,
     "copy_tree": trees.copy_tree,
     "remove_tree": trees.remove_tree,
-    "measure_tree": trees.measure_tree,
+    "measure_trees": trees.measure_trees,
     "inherit": trees.inherit,
     "check_directory": lookups.check_directory,
     "maps_owners": lookups.maps_owners,

@@ -254,6 +254,11 @@ def test_size_is_what_is_on_the_disk(driver: GraphDriver, tmp_path: Path) -> Non
     after = driver.usage("c1")
     assert 3 << 20 <= after.bytes - before.bytes < 4 << 20
     assert after.inodes - before.inodes == 1
+    for number in range(2, 16):
+        driver.create(f"c{number}", BASE)
+    found = driver.usages([f"c{number}" for number in range(17)])
+    assert found.keys() == {f"c{number}" for number in range(1, 16)}, "two there are not"
+    assert found["c1"] == after and found["c2"] == before
 
 
 def test_an_image_without_layers_is_empty(driver: GraphDriver, tmp_path: Path) -> None:

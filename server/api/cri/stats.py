@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
@@ -21,13 +22,15 @@ from moorage.server.engine.job import Context
 from moorage.server.errors import MoorageError, NotFound
 from moorage.server.model import Container, DiskUsage, PodRecord
 
+log = logging.getLogger("moorage.api")
+
 SIZE_SECONDS = 10.0
 """How old the size of a writable layer may be: to learn it means to walk a tree of files."""
 SIZER = Context("cri-stats")
 
 
 class LayerUsages:
-    """What writable layers take, learnt in the background, one after the other. Belongs to the event loop."""
+    """What writable layers take, learnt in the background. Belongs to the event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -51,16 +54,22 @@ class LayerUsages:
 
     async def _learn_all(self) -> None:
         while self._wanted:
-            container_id = next(iter(self._wanted))
-            del self._wanted[container_id]
+            ids = tuple(self._wanted)
             try:
-                await self._learn(container_id, SIZER)
-            except MoorageError:
+                found = await self._engine.run(commands.MeasureContainers(ids), SIZER)
+            except MoorageError as error:
+                # The next who asks has it tried again.
+                log.warning("cannot measure writable layers", extra={"error": error.message})
+                self._wanted.clear()
+                return
+            for container_id in ids:
+                del self._wanted[container_id]
                 self._known.pop(container_id, None)
+            now = time.monotonic()
+            self._known.update({container_id: (now, usage) for container_id, usage in found.items()})
 
     async def _learn(self, container_id: str, caller: Context) -> DiskUsage:
         usage = await self._engine.run(commands.MeasureContainer(container_id), caller)
-        self._wanted.pop(container_id, None)
         self._known[container_id] = (time.monotonic(), usage)
         return usage
 

@@ -138,6 +138,10 @@ class Confined(Protocol):
         """What `directory` takes with all that is below it, which may change meanwhile."""
         ...
 
+    def measure_trees(self, directories: Sequence[str]) -> dict[str, DiskUsage]:
+        """The same of several, by directory, for less; those that are gone are left out."""
+        ...
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -228,6 +232,10 @@ class GraphDriver(Protocol):
 
     def usage(self, container_id: str) -> DiskUsage:
         """What the container's writable layer takes."""
+        ...
+
+    def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        """The same of several, by ID; those that are gone are left out."""
         ...
 
     def footprint(self) -> Footprint:

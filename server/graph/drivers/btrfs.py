@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import Internal, MoorageError, ResourceExhausted
+from moorage.server.errors import Internal, MoorageError, NotFound, ResourceExhausted
 from moorage.server.graph.drivers import qgroups, subvolumes
 from moorage.server.graph.drivers.base import DriverStatus
 from moorage.server.graph.drivers.storage import no_quota
@@ -58,6 +58,13 @@ class BtrfsDriver(TreeDriver):
         tree = self._tree(container_id)
         with _told(f"measure container {container_id}"):
             return DiskUsage(*subvolumes.changed(tree))
+
+    def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        found = {}
+        for container_id in container_ids:
+            with suppress(NotFound):
+                found[container_id] = self.usage(container_id)
+        return found
 
     def status(self) -> DriverStatus:
         root = self._storage.root

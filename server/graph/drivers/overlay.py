@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -274,6 +274,11 @@ class OverlayDriver:
 
     def usage(self, container_id: str) -> DiskUsage:
         return self._confined.measure_tree(str(self._container(container_id) / "upper"))
+
+    def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        places = {each: str(self._storage.container(each) / "upper") for each in container_ids}
+        found = self._confined.measure_trees([*places.values()])
+        return {each: found[place] for each, place in places.items() if place in found}
 
     def footprint(self) -> Footprint:
         return self._storage.footprint()

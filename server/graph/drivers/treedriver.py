@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -153,6 +153,9 @@ class TreeDriver(ABC):
 
     @abstractmethod
     def usage(self, container_id: str) -> DiskUsage: ...
+
+    @abstractmethod
+    def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]: ...
 
     def footprint(self) -> Footprint:
         return self._storage.footprint()

@@ -3,6 +3,7 @@ that the others are compared with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from moorage.server.cancel import CancelToken
@@ -30,6 +31,11 @@ class VfsDriver(TreeDriver):
 
     def usage(self, container_id: str) -> DiskUsage:
         return self._confined.measure_tree(str(self._tree(container_id)))
+
+    def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        places = {each: str(self._storage.container(each) / "tree") for each in container_ids}
+        found = self._confined.measure_trees([*places.values()])
+        return {each: found[place] for each, place in places.items() if place in found}
 
     def status(self) -> DriverStatus:
         return DriverStatus(backing.kind(self._storage.root), ("copies",), "", "graph driver vfs has no quotas")
