@@ -349,9 +349,10 @@ class System:
         """What the daemon's root directory takes on the disk."""
         return self._caller.unary(self._stub.GetDiskUsage, system_pb2.GetDiskUsageRequest())
 
-    def check_store(self, *, repair: bool = False) -> Stream[system_pb2.CheckStoreResponse]:
-        """Verify the image store; with `repair` mend what can be. Findings as they come, the sum last."""
-        return self._caller.stream(self._stub.CheckStore, system_pb2.CheckStoreRequest(repair=repair))
+    def check_store(self, *, repair: bool = False, files: bool = False) -> Stream[system_pb2.CheckStoreResponse]:
+        """Verify the image store, with `files` every file of its layers; with `repair` mend what can be. Findings as they come, the sum
+        last."""
+        return self._caller.stream(self._stub.CheckStore, system_pb2.CheckStoreRequest(repair=repair, files=files))
 
     def graph(self) -> Stream[system_pb2.StreamGraphResponse]:
         """The daemon's database as a graph in the dot language, in pieces."""

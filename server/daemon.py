@@ -194,7 +194,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         ),
         builds=Builds(Parts(engine, images, containers, lifecycle, places), _tools(config, rooms)),
         store=store,
-        fsck=Fsck(engine, graph, rooms.puller),
+        fsck=Fsck(engine, graph, rooms.puller, config.registry, containers.running),
         archiving=Archiving(engine, graph, images, containers, rooms.puller, config.registry, store.frozen),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),

@@ -15,6 +15,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.graph.content import ContentStore
 from moorage.server.graph.drivers.base import (
     UNLIMITED,
+    Differences,
     DriverStatus,
     Footprint,
     Packed,
@@ -59,6 +60,10 @@ class MemoryDriver:
         self.stored[chain_id] = data
         self.applied.append(chain_id)
         return len(data)
+
+    def differences(self, chain_id: str, tar: BinaryIO, cancel: CancelToken) -> Differences:
+        same = self.stored[chain_id] == tar.read()
+        return Differences() if same else Differences(1, (("file", "has other contents"),))
 
     def remove_layer(self, chain_id: str) -> None:
         self.stored.pop(chain_id, None)

@@ -11,15 +11,16 @@ from moorage.client.jsonout import to_dict
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Mend what can be mended, by pulling again.")
+@click.option("--files", is_flag=True, help="Compare the files of layers with their blobs, fetched where not kept.")
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @pass_settings
-def command(settings: Settings, repair: bool, output: str) -> None:
+def command(settings: Settings, repair: bool, files: bool, output: str) -> None:
     """Verify every blob, layer, image and name of the image store.
 
     Exits 1 while something is wrong. Garbage, which nothing reaches, is told and harms nobody.
     """
     findings = []
-    with settings.client() as client, client.system.check_store(repair=repair) as steps:
+    with settings.client() as client, client.system.check_store(repair=repair, files=files) as steps:
         for step in steps:
             match step.WhichOneof("message"):
                 case "finding":
@@ -34,6 +35,8 @@ def command(settings: Settings, repair: bool, output: str) -> None:
         looked = (
             f"{summary.blobs} blobs ({format.size(summary.bytes)}), {summary.layers} layers, {summary.images} images"
         )
+        if files:
+            looked += f", the files of {summary.layers_compared} layers"
         result = "clean" if not summary.problems else f"{summary.problems} problems, {summary.problems_left} left"
         say(f"checked {looked}: {result}")
     if summary.problems_left:

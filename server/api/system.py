@@ -108,7 +108,7 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
         )
 
     async def CheckStore(self, request: pb.CheckStoreRequest, context: Ctx) -> AsyncIterator[pb.CheckStoreResponse]:
-        command = storecommands.CheckStore(request.repair)
+        command = storecommands.CheckStore(request.repair, request.files)
         async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
             async for step in steps:
                 yield _check_step(step)
@@ -146,6 +146,7 @@ def _check_step(step: storecommands.CheckStep) -> pb.CheckStoreResponse:
         blobs=step.blobs,
         layers=step.layers,
         images=step.images,
+        layers_compared=step.compared,
         bytes=step.bytes,
         problems=step.problems,
         problems_left=step.left,

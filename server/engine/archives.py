@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -188,7 +189,7 @@ def add(
         for blob, chain_id in zip(found.blobs, chain, strict=True):
             tell(LoadStep("unpacking", blob.digest, blob.size))
             if not graph.has_layer(chain_id):
-                _unpack(graph, blob, chain_id, parent, config, cancel)
+                unpack(graph, blob, chain_id, parent, config, cancel)
                 made.append(chain_id)
             graph.keep_blob(chain_id, blob)
             parent = chain_id
@@ -205,15 +206,23 @@ def add(
         raise
 
 
-def _unpack(
+def unpack(
     graph: Graph, blob: LayerBlob, chain_id: str, parent: str, config: RegistryConfig, cancel: CancelToken
 ) -> None:
-    kind = compression_of(blob.media_type)
+    """Have a layer in the graph, out of its blob of the content store."""
     if not graph.content.exists(blob.digest):
         raise DataLoss(f"{SUBJECT}: blob {blob.digest} is not in it", reason="INCOMPLETE_ARCHIVE")
+    with plain(graph, blob, config) as tar:
+        graph.apply_layer(chain_id, blob.diff_id, parent, tar, cancel)
+
+
+@contextmanager
+def plain(graph: Graph, blob: LayerBlob, config: RegistryConfig) -> Iterator[BinaryIO]:
+    """The plain tar of a layer, out of its blob of the content store."""
+    kind = compression_of(blob.media_type)
     with graph.content.open(blob.digest) as file:
         stream = LayerStream(Stored(file), blob.digest, blob.size, kind, config.max_layer_size, config.max_ratio)
-        graph.apply_layer(chain_id, blob.diff_id, parent, cast(BinaryIO, stream), cancel)
+        yield cast(BinaryIO, stream)
 
 
 class Stored:

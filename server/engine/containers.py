@@ -121,6 +121,12 @@ class Containers:
             tx.delete(KIND, container.id)
             self._event(tx, container, "remove")
 
+    def running(self, image_id: str) -> list[str]:
+        """The names of the containers made from an image that run."""
+        return [
+            each.name for each in self.all() if each.image_id == image_id and each.state not in ("created", "exited")
+        ]
+
     def using(self, image_id: str) -> list[str]:
         """Names of the containers made from an image, or that mount it."""
         return sorted(

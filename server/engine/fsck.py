@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from moorage.server.cancel import CancelToken
 from moorage.server.engine.engine import Lane
 from moorage.server.engine.job import Job
+from moorage.server.engine.layerfiles import LayerFiles
 from moorage.server.engine.storecommands import CheckStep, CheckStore
 from moorage.server.engine.transfers import Blocking, transfer
 from moorage.server.errors import MoorageError
@@ -14,33 +15,43 @@ from moorage.server.graph.fsck import Finding
 from moorage.server.graph.graph import Graph
 from moorage.server.model import Image, Platform
 from moorage.server.registry import reference as references
+from moorage.server.registry.config import RegistryConfig
 from moorage.server.registry.progress import PullProgress
 from moorage.server.registry.pull import Puller
 
 TELL_EVERY = 64 << 20
 """Bytes between two reports of progress."""
 
-ORDER = {"lost layer": 0, "broken image": 1, "missing blob": 2}
+ORDER = {"lost layer": 0, "broken image": 1, "missing blob": 2, "damaged blob": 3}
 """What is dealt with first: what a pull mends, others may need."""
 
 
 class Fsck:
     """The handler of `fsck`."""
 
-    def __init__(self, engine: Blocking, graph: Graph, puller: Puller) -> None:
+    def __init__(
+        self,
+        engine: Blocking,
+        graph: Graph,
+        puller: Puller,
+        config: RegistryConfig,
+        running: Callable[[str], Sequence[str]],
+    ) -> None:
+        """`running` answers the containers of an image (full ID) that run."""
         self._engine, self._graph, self._puller = engine, graph, puller
+        self._layers = LayerFiles(graph, puller, config, running)
 
     async def check(self, job: Job, command: CheckStore) -> AsyncIterator[CheckStep]:
         """Findings as they come, then the sum."""
 
         def work(tell: Callable[[CheckStep], None], cancel: CancelToken) -> None:
-            self._check(command.repair, tell, cancel)
+            self._check(command, tell, cancel)
 
         async for step in transfer(self._engine, job, work, Lane.ARCHIVE):
             if isinstance(step, CheckStep):
                 yield step
 
-    def _check(self, repair: bool, tell: Callable[[CheckStep], None], cancel: CancelToken) -> None:
+    def _check(self, command: CheckStore, tell: Callable[[CheckStep], None], cancel: CancelToken) -> None:
         told = 0
 
         def progress(count: int) -> None:
@@ -52,10 +63,12 @@ class Fsck:
         check = self._graph.check(cancel)
         found = check.run(self._graph.unreached(), lambda checked: progress(checked.bytes))
         findings = sorted(found, key=lambda finding: ORDER.get(finding.problem, len(ORDER)))
+        if command.files:
+            findings += self._layers.compared(check.checked, cancel)
         problems = left = 0
         for finding in findings:
             cancel.check()
-            outcome, repaired = self._repair(finding, cancel) if repair else ("", False)
+            outcome, repaired = self._repair(finding, cancel) if command.repair else ("", False)
             harmful = finding.problem != "garbage"
             problems += harmful
             left += harmful and not repaired
@@ -68,6 +81,7 @@ class Fsck:
                 blobs=checked.blobs,
                 layers=checked.layers,
                 images=checked.images,
+                compared=checked.compared,
                 problems=problems,
                 left=left,
             )
@@ -85,6 +99,8 @@ class Fsck:
                     return self._bring_back(finding, cancel)
                 case "missing blob":
                     return self._bring_back(finding, cancel)
+                case "damaged layer":
+                    return self._layers.restore(finding, cancel)
                 case "lost layer":
                     self._graph.give_up_layer(finding.id)
                     return self._pull(finding, cancel)

@@ -158,12 +158,14 @@ class CheckStep:
     blobs: int = 0
     layers: int = 0
     images: int = 0
+    compared: int = 0
     problems: int = 0
     left: int = 0
 
 
 @dataclass(frozen=True)
 class CheckStore(StreamCommand[CheckStep]):
-    """Check the image store; with `repair`, mend what can be."""
+    """Check the image store, with `files` every file of its layers, too; with `repair`, mend what can be."""
 
     repair: bool = False
+    files: bool = False

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Internal
-from moorage.server.graph.drivers.base import Form, Packed, RootfsMount, Sink, Unpacked, Whiteouts
+from moorage.server.graph.drivers.base import Differences, Form, Packed, RootfsMount, Sink, Unpacked, Whiteouts
 from moorage.server.model import DiskUsage
 
 RunTask = Callable[[str, dict[str, Any], Sequence[int], CancelToken | None], dict[str, Any]]
@@ -113,6 +113,11 @@ class ConfinedRunner:
     def copy_tree(self, source: str, target: str, cancel: CancelToken) -> None:
         with opened(source) as source_fd, opened(target) as target_fd:
             self._run_task("copy_tree", {}, [source_fd, target_fd], cancel)
+
+    def compare(self, actual: str, expected: str, implicit: Sequence[str], cancel: CancelToken) -> Differences:
+        with opened(actual) as first, opened(expected) as second:
+            found = self._run_task("compare", {"implicit": list(implicit)}, [first, second], cancel)
+        return Differences(int(found["count"]), tuple((path, what) for path, what in found["shown"]))
 
     def remove_tree(self, directory: str) -> None:
         try:

@@ -19,7 +19,9 @@ from moorage.server.graph.layers import KIND as LAYER
 from moorage.server.graph.names import CONTENT, DIGEST, KIND, TAG, all_images
 from moorage.server.model import Image, Layer
 
-Problem = Literal["damaged blob", "missing blob", "lost layer", "broken image", "dangling name", "garbage"]
+Problem = Literal[
+    "damaged blob", "missing blob", "lost layer", "damaged layer", "broken image", "dangling name", "garbage"
+]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class Finding:
 
 @dataclass
 class Checked:
-    """How much was looked at."""
+    """How much was looked at; of the layers, how many file by file."""
 
     blobs: int = 0
     layers: int = 0
     images: int = 0
     bytes: int = 0
+    compared: int = 0
 
 
 class Check:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moorage.server.supervisor import buildtree, lookups, trees
+from moorage.server.supervisor.compare import compare
 from moorage.server.supervisor.pack import export, pack
 from moorage.server.supervisor.unpack import unpack
 
@@ -38,6 +39,7 @@ TASKS: dict[str, Task] = {
     "copy_tree": trees.copy_tree,
     "remove_tree": trees.remove_tree,
     "measure_trees": trees.measure_trees,
+    "compare": compare,
     "inherit": trees.inherit,
     "check_directory": lookups.check_directory,
     "maps_owners": lookups.maps_owners,

@@ -81,6 +81,40 @@ def test_what_is_damaged_is_found_and_repaired(daemon: Daemon) -> None:
     assert daemon.out("run", "--rm", "own:1", "cat", "/own") == "own"
 
 
+@pytest.mark.slow
+def test_files_are_compared_and_restored(daemon: Daemon) -> None:
+    """Of a layer whose blob is fetched for that, and of one that was made here; not while a container runs on it."""
+    daemon.cli("pull", "busybox")
+    daemon.cli("run", "--name", "box", "--network", "none", "busybox", "sh", "-c", "echo own >/own")
+    own = daemon.out("commit", "-q", "box", "own:1")
+    assert fsck(daemon, "--files")[1] == []
+    layers = {image: daemon.inspect(image)["layers"][-1]["chain_id"] for image in ("busybox", "own:1")}
+    for image, name in (("busybox", "etc/passwd"), ("own:1", "own")):
+        spoil(daemon.root / "overlay" / "layers" / layers[image][7:] / "diff" / name)
+    assert fsck(daemon)[1] == [], "files are not looked at unasked"
+    blobs = sorted((daemon.root / "content" / "blobs" / "sha256").iterdir())
+    status, findings, summary = fsck(daemon, "--files")
+    assert status == 1 and summary["layers_compared"] == 2
+    assert {each["id"]: (each["problem"], each["detail"]) for each in findings} == {
+        layers["busybox"]: ("damaged layer", "not as its blob: etc/passwd has other contents"),
+        layers["own:1"]: ("damaged layer", "not as its blob: own has other contents"),
+    }
+    assert set(findings[0]["images"]) == {daemon.inspect("busybox")["id"], own}
+    assert sorted((daemon.root / "content" / "blobs" / "sha256").iterdir()) == blobs, "what was fetched has gone again"
+    daemon.cli("run", "-d", "--name", "runs", "--network", "none", "busybox", "sleep", "1000")
+    _, findings, _ = fsck(daemon, "--files", "--repair")
+    outcomes = {each["id"]: each["outcome"] for each in findings}
+    assert outcomes[layers["busybox"]].endswith("containers that have it as their root run: runs")
+    assert outcomes[layers["own:1"]] == "unpacked again"
+    daemon.cli("rm", "-f", "runs")
+    assert fsck(daemon, "--files", "--repair")[0] == 0
+    assert fsck(daemon, "--files")[1] == []
+    assert daemon.out(
+        "run", "--rm", "--network", "none", "own:1", "sh", "-c", "cat /own; grep -c ^root /etc/passwd"
+    ).split() == ["own", "1"]
+    daemon.cli("rm", "box")
+
+
 def test_garbage_is_told_and_goes(daemon: Daemon) -> None:
     daemon.cli("pull", "busybox")
     loose = (

@@ -255,10 +255,12 @@ class StreamGraphResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class CheckStoreRequest(_message.Message):
-    __slots__ = ("repair",)
+    __slots__ = ("repair", "files")
     REPAIR_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     repair: bool
-    def __init__(self, repair: _Optional[bool] = ...) -> None: ...
+    files: bool
+    def __init__(self, repair: _Optional[bool] = ..., files: _Optional[bool] = ...) -> None: ...
 
 class CheckStoreResponse(_message.Message):
     __slots__ = ("current_bytes", "finding", "summary")
@@ -278,20 +280,22 @@ class CheckStoreResponse(_message.Message):
         repaired: bool
         def __init__(self, problem: _Optional[str] = ..., id: _Optional[str] = ..., detail: _Optional[str] = ..., images: _Optional[_Iterable[str]] = ..., outcome: _Optional[str] = ..., repaired: _Optional[bool] = ...) -> None: ...
     class Summary(_message.Message):
-        __slots__ = ("blobs", "layers", "images", "bytes", "problems", "problems_left")
+        __slots__ = ("blobs", "layers", "images", "bytes", "problems", "problems_left", "layers_compared")
         BLOBS_FIELD_NUMBER: _ClassVar[int]
         LAYERS_FIELD_NUMBER: _ClassVar[int]
         IMAGES_FIELD_NUMBER: _ClassVar[int]
         BYTES_FIELD_NUMBER: _ClassVar[int]
         PROBLEMS_FIELD_NUMBER: _ClassVar[int]
         PROBLEMS_LEFT_FIELD_NUMBER: _ClassVar[int]
+        LAYERS_COMPARED_FIELD_NUMBER: _ClassVar[int]
         blobs: int
         layers: int
         images: int
         bytes: int
         problems: int
         problems_left: int
-        def __init__(self, blobs: _Optional[int] = ..., layers: _Optional[int] = ..., images: _Optional[int] = ..., bytes: _Optional[int] = ..., problems: _Optional[int] = ..., problems_left: _Optional[int] = ...) -> None: ...
+        layers_compared: int
+        def __init__(self, blobs: _Optional[int] = ..., layers: _Optional[int] = ..., images: _Optional[int] = ..., bytes: _Optional[int] = ..., problems: _Optional[int] = ..., problems_left: _Optional[int] = ..., layers_compared: _Optional[int] = ...) -> None: ...
     CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     FINDING_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]

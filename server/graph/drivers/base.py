@@ -46,6 +46,14 @@ class Unpacked:
     implicit: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Differences:
+    """How many entries of a tree are not as they should be, and of the first of them path and fault."""
+
+    count: int = 0
+    shown: tuple[tuple[str, str], ...] = ()
+
+
 Form = Literal["overlay", "compare", "plain"]
 """How a tree is packed: an upper directory with the kernel's marks, a tree beside the one below it, or a tree as it is."""
 
@@ -130,6 +138,10 @@ class Confined(Protocol):
         """Copy everything below `source` into `target`: owners, modes, times, xattrs, hard links, devices, holes."""
         ...
 
+    def compare(self, actual: str, expected: str, implicit: Sequence[str], cancel: CancelToken) -> Differences:
+        """What is different in the tree `actual`, but for the attributes of the directories `implicit`."""
+        ...
+
     def remove_tree(self, directory: str) -> None:
         """Delete `directory` and all below it; missing is fine."""
         ...
@@ -179,6 +191,10 @@ class GraphDriver(Protocol):
 
     def apply(self, chain_id: str, parent: str, tar: BinaryIO, cancel: CancelToken) -> int:
         """Unpack a layer and commit it; answer its size in bytes. `parent` is a chain ID or empty. A committed chain ID is a no-op."""
+        ...
+
+    def differences(self, chain_id: str, tar: BinaryIO, cancel: CancelToken) -> Differences:
+        """What of a committed layer is not as its tar says, which is unpacked once more for that. Raises NotFound."""
         ...
 
     def remove_layer(self, chain_id: str) -> None:

@@ -28,6 +28,7 @@ from moorage.server.graph.drivers.backing import OPAQUE_XATTRS
 from moorage.server.graph.drivers.base import (
     UNLIMITED,
     Confined,
+    Differences,
     DriverStatus,
     Footprint,
     Packed,
@@ -148,6 +149,16 @@ class OverlayDriver:
             record = LayerRecord(parent, unpacked.size, unpacked.implicit if parent else ())
             (path / "layer.json").write_bytes(msgspec.json.encode(record))
         return record.size
+
+    def differences(self, chain_id: str, tar: BinaryIO, cancel: CancelToken) -> Differences:
+        if not self._storage.layer(chain_id).is_dir():
+            raise NotFound(f"layer {chain_id} is not here", path=self._storage.layer(chain_id))
+        parent = self._record(chain_id).parent
+        with self._storage.draft() as path:
+            path.chmod(0o755)
+            unpacked = self._confined.unpack(str(path), tar, self._whiteouts if parent else "apply", cancel)
+            implicit = unpacked.implicit if parent else ()
+            return self._confined.compare(str(self._diff(chain_id)), str(path), implicit, cancel)
 
     def remove_layer(self, chain_id: str) -> None:
         self._storage.discard(self._storage.layer(chain_id))

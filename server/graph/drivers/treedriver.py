@@ -20,6 +20,7 @@ from moorage.server.errors import AlreadyExists, NotFound
 from moorage.server.graph.drivers.base import (
     UNLIMITED,
     Confined,
+    Differences,
     DriverStatus,
     Footprint,
     Packed,
@@ -57,6 +58,15 @@ class TreeDriver(ABC):
             (path / "parent").write_text(parent)
             self._seal(tree)
         return size
+
+    def differences(self, chain_id: str, tar: BinaryIO, cancel: CancelToken) -> Differences:
+        tree = self._layer_tree(chain_id)
+        if not tree.is_dir():
+            raise NotFound(f"layer {chain_id} is not here", path=tree)
+        with self._storage.draft() as path:
+            expected = self._derive((tree.parent / "parent").read_text(), path, cancel)
+            self._confined.unpack(str(expected), tar, "apply", cancel)
+            return self._confined.compare(str(tree), str(expected), (), cancel)
 
     def _derive(self, parent: str, path: Path, cancel: CancelToken) -> Path:
         """A copy of the layer `parent`, or an empty tree, below `path`."""
