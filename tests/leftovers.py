@@ -68,10 +68,10 @@ def settle(before: Leftovers, seconds: float = 5.0, read: Callable[[], Leftovers
 
 def foreign() -> bool:
     """Whether somebody else's engine or tests run here, whose traces cannot be told from ours."""
-    family = set(_ancestors(os.getpid()))
+    family = set(ancestors(os.getpid()))
     return any(
         ("pytest" in line or "mooraged" in line or "tools.demo" in line or "tools.bench" in line)
-        and not family & {pid, *_ancestors(pid)}
+        and not family & {pid, *ancestors(pid)}
         for pid, line in _command_lines()
     )
 
@@ -95,7 +95,7 @@ def _command_lines() -> Iterator[tuple[int, str]]:
                 yield int(entry), line
 
 
-def _ancestors(pid: int) -> Iterator[int]:
+def ancestors(pid: int) -> Iterator[int]:
     """`pid`, its parent, and so on, without init."""
     while pid > 1:
         yield pid
@@ -105,7 +105,7 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 def _our_processes() -> Iterator[int]:
     """Processes whose command line names us or that are in a cgroup of ours. Threads of the kernel and our own ancestors are not."""
-    family = set(_ancestors(os.getpid()))
+    family = set(ancestors(os.getpid()))
     for pid, line in _command_lines():
         if pid in family:
             continue

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.aftermath import fsck, whole
 from tests.archives import Archive
 from tests.daemon import Daemon
 from tests.images import build_busybox, push
@@ -34,13 +33,6 @@ def registry() -> Iterator[LoopbackRegistry]:
 def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"docker.io": registry.url}) as daemon:
         yield daemon
-
-
-def fsck(daemon: Daemon, *arguments: str) -> tuple[int, list[dict[str, Any]], dict[str, int]]:
-    done = daemon.cli("fsck", "--format", "json", *arguments, check=False)
-    assert done.stdout, done.stderr + daemon.log.read_text()[-4000:]
-    report = json.loads(done.stdout)
-    return done.returncode, report["findings"], report["summary"]
 
 
 def spoil(path: Path) -> None:
@@ -146,12 +138,7 @@ def killed_at_random(daemon: Daemon, times: int, seed: int) -> None:
             daemon.kill()
             process.communicate()
         daemon.start()
-        status, findings, _ = fsck(daemon)
-        # What a pull has downloaded is kept for the next one.
-        unexpected = [
-            each for each in findings if not (each["problem"] == "garbage" and each["detail"].startswith("blob"))
-        ]
-        assert (status, unexpected) == (0, [])
+        whole(daemon)
         daemon.cli(*verb, check=verb[0] == "pull")
     daemon.cli("pull", "big")
     assert daemon.out("run", "--rm", "big", "ls", "/file5") == "/file5"
