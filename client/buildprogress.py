@@ -35,11 +35,11 @@ def progress(form: str, quiet: bool) -> Iterator[Show]:
 
 
 def _json(message: pb.BuildResponse) -> None:
-    """A message a line, with its kind; without the list of what is wanted."""
+    """A message a line, with its kind; without what is the client's own business."""
     from moorage.client.jsonout import to_dict
 
     kind = message.WhichOneof("message")
-    if kind and kind != "wanted":
+    if kind not in (None, "wanted", "agent"):
         value = getattr(message, kind)
         say_json({"kind": kind, **({"message": value} if isinstance(value, str) else to_dict(value))})
         sys.stdout.flush()

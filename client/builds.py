@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
+from moorage.client.agents import Agents
 from moorage.client.buildcontext import LocalContext
 from moorage.client.caller import Caller
 from moorage.client.errors import Cancelled
@@ -19,15 +21,19 @@ class Build(Stream[build_pb2.BuildResponse]):
         stub: build_pb2_grpc.BuildServiceStub,
         opening: build_pb2.BuildOpen,
         context: LocalContext,
+        agents: Mapping[str, str],
         mapper: ErrorMapper,
     ) -> None:
         self._outbox: Outbox[build_pb2.BuildRequest] = Outbox()
         self._context = context
+        self._agents = Agents(agents, self._outbox.put)
+        opening.ssh[:] = self._agents.ids
         self._wanted: list[str] = []
         self._image: image_pb2.Image | None = None
         self._failure: OSError | None = None
         super().__init__(stub.Build(self._outbox), mapper)
         self.on_end(lambda: self._outbox.end(dead=True))
+        self.on_end(self._agents.close)
         self._sender = threading.Thread(target=self._send_list, args=(opening,), daemon=True)
         self._sender.start()
 
@@ -45,6 +51,8 @@ class Build(Stream[build_pb2.BuildResponse]):
                     self._sender.join()
                     self._sender = threading.Thread(target=self._send_contents, daemon=True)
                     self._sender.start()
+            case "agent":
+                self._agents.take(message.agent)
             case "image":
                 self._image = message.image
         return message
@@ -71,7 +79,8 @@ class Build(Stream[build_pb2.BuildResponse]):
             self._failure = error
             self.close()
             return
-        self._outbox.end()
+        if not self._agents.ids:
+            self._outbox.end()
 
 
 class Builds:
@@ -81,9 +90,14 @@ class Builds:
         self._caller = caller
         self._stub = build_pb2_grpc.BuildServiceStub(caller.channel)
 
-    def build(self, opening: build_pb2.BuildOpen, context: LocalContext) -> Build:
-        """Start building; iterate over the answer for progress, or call its `result()` for the image."""
-        return Build(self._stub, opening, context, self._caller.error)
+    def build(
+        self, opening: build_pb2.BuildOpen, context: LocalContext, *, agents: Mapping[str, str] | None = None
+    ) -> Build:
+        """Start building; iterate over the answer for progress, or call its `result()` for the image.
+
+        `agents` are sockets of SSH agents by the IDs that `RUN --mount=type=ssh` names; their connections are served while iterating.
+        """
+        return Build(self._stub, opening, context, agents or {}, self._caller.error)
 
     def prune(self, *, unused_seconds: int = 0, caches: bool = False) -> build_pb2.PruneBuildCacheResponse:
         """Forget the cached steps not used for a time, and with `caches` the directories of RUN's cache mounts."""

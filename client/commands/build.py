@@ -54,7 +54,12 @@ if TYPE_CHECKING:
     "--cache-from", multiple=True, metavar="IMAGE", help="Take over what IMAGE tells of its steps (see --cache-to)."
 )
 @click.option("--cache-to", multiple=True, metavar="inline", help="inline: have the image tell of its steps.")
-@click.option("--ssh", "ssh", multiple=True, hidden=True)
+@click.option(
+    "--ssh",
+    multiple=True,
+    metavar="ID[=SOCKET]",
+    help="SSH agent for RUN --mount=type=ssh: default for that of the environment.",
+)
 @click.option(
     "--progress",
     type=click.Choice(["auto", "plain", "json"]),
@@ -75,15 +80,14 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
     """
     from moorage.client.buildprogress import progress
 
-    if options["ssh"]:
-        raise click.UsageError("--ssh is not offered: no agent is forwarded; give RUN a --secret")
+    agents = _agents(options["ssh"])
     directory = None if context == "-" else Path(context)
     dockerfile, name = _dockerfile(directory, file)
     opening = _opening(dockerfile, name, options)
     local = _context(directory, file)
     if options["iidfile"] is not None:
         options["iidfile"].unlink(missing_ok=True)
-    with settings.client() as client, client.builds.build(opening, local) as build:
+    with settings.client() as client, client.builds.build(opening, local, agents=agents) as build:
         with progress(options["progress"], options["quiet"]) as show:
             for message in build:
                 show(message)
@@ -94,6 +98,17 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
         say(image.id)
     elif options["progress"] != "json":
         say(f"{', '.join(options['tags']) or 'image'}: {image.id} ({format.size(image.size_bytes)})")
+
+
+def _agents(texts: tuple[str, ...]) -> dict[str, str]:
+    if not texts:
+        return {}
+    from moorage.client.agents import sockets
+
+    try:
+        return sockets(texts)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _dockerfile(directory: Path | None, file: str) -> tuple[bytes, str]:

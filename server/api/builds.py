@@ -68,6 +68,7 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
         arguments=dict(message.build_args),
         labels=dict(message.labels),
         secrets=dict(message.secrets),
+        agents=frozenset(message.ssh),
         network=message.network,
         no_cache=message.no_cache,
         pull=message.pull,
@@ -83,9 +84,11 @@ async def _inputs(requests: AsyncIterator[pb.BuildRequest]) -> AsyncIterator[b.B
                 yield b.Listed(tuple(_entry(file) for file in request.list.files), request.list.last)
             case "contents":
                 yield b.Contents(tuple((piece.digest, piece.data) for piece in request.contents.pieces))
+            case "agent":
+                yield b.AgentData(request.agent.connection, "", request.agent.data, request.agent.end)
             case other:
                 raise InvalidArgument(
-                    f"a build takes `list` or `contents` now, not `{other}`", field=other or "message"
+                    f"a build takes `list`, `contents` or `agent` now, not `{other}`", field=other or "message"
                 )
 
 
@@ -110,6 +113,9 @@ def _response(event: b.BuildEvent) -> pb.BuildResponse:
         case b.StepOutput():
             output = pb.BuildStepOutput(step=event.id, stream=STREAMS[event.stream], data=event.data)
             return pb.BuildResponse(output=output)
+        case b.AgentData():
+            piece = pb.BuildAgentData(connection=event.connection, id=event.id, data=event.data, end=event.end)
+            return pb.BuildResponse(agent=piece)
         case b.Warned():
             return pb.BuildResponse(warning=event.message)
         case b.Built():

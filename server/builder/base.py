@@ -51,7 +51,8 @@ class House(Protocol):
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What is asked for besides Dockerfile and context. `tags` are canonical; `secrets` are in memory only."""
+    """What is asked for besides Dockerfile and context. `tags` are canonical; `secrets` are in memory only. `agents`
+    are the IDs of SSH agents that the client forwards."""
 
     dockerfile: bytes
     file: str = "Dockerfile"
@@ -60,6 +61,7 @@ class BuildOptions:
     tags: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, bytes] = field(default_factory=dict)
+    agents: frozenset[str] = frozenset()
     network: str = ""
     no_cache: bool = False
     pull: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from moorage.server.builder.agents import AgentData
 from moorage.server.model import Image
 
 
@@ -58,4 +59,4 @@ class Built:
     image: Image
 
 
-BuildEvent = StepBegun | StepEnded | StepOutput | Wanted | Warned | Built
+BuildEvent = StepBegun | StepEnded | StepOutput | Wanted | Warned | AgentData | Built

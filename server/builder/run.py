@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from moorage.server.builder.agents import Agents
 from moorage.server.builder.base import BuildOptions, House, RunSpec
 from moorage.server.builder.cache import BuildCache, CacheEntry, key_of
 from moorage.server.builder.context import BuildContext
@@ -25,7 +26,7 @@ from moorage.server.builder.layout import Action, CopyAction, DirectoryAction, R
 from moorage.server.builder.parse import parse
 from moorage.server.builder.plan import SCRATCH, Plan, Stage, plan
 from moorage.server.builder.progress import BuildEvent, StepBegun, StepEnded, StepOutput, Warned
-from moorage.server.builder.running import Furnished, Shown, Workshop, told
+from moorage.server.builder.running import Furnished, Given, Shown, Workshop, told
 from moorage.server.builder.source import Place
 from moorage.server.builder.stage import StageState, inline_cache, of_image
 from moorage.server.builder.trees import Trees
@@ -53,12 +54,20 @@ class Build:
     """One build, on an event loop. `emit` takes its progress."""
 
     def __init__(
-        self, tools: Tools, house: House, options: BuildOptions, context: BuildContext, emit: Emit, cancel: CancelToken
+        self,
+        tools: Tools,
+        house: House,
+        options: BuildOptions,
+        context: BuildContext,
+        agents: Agents,
+        emit: Emit,
+        cancel: CancelToken,
     ) -> None:
         self._tools = tools
         self._house = house
         self._options = options
         self._context = context
+        self._given = Given(options.secrets, agents)
         self._emit = emit
         self._cancel = cancel
         self._plan = planned(options, tools.platform)
@@ -82,7 +91,7 @@ class Build:
                 state = self._stages[self._plan.target].result()
                 return await self._finish(state)
             except ExceptionGroup as group_error:
-                raise _first(group_error) from None
+                raise first_of(group_error) from None
             finally:
                 await self._drop_images()
 
@@ -246,7 +255,7 @@ class Build:
         self, action: RunAction, shown: Sequence[Shown], place: Place, state: StageState, progress: _Progress
     ) -> MadeLayer:
         graph, trees, id = self._tools.graph, self._tools.trees, secrets.token_hex(32)
-        async with self._tools.workshop.furnish(id, action, shown, self._options.secrets, place) as furnished:
+        async with self._tools.workshop.furnish(id, action, shown, self._given, place) as furnished:
             await self._house.blocking(graph.driver.create, id, state.chain_id)
             try:
                 rootfs = graph.driver.rootfs(id)
@@ -384,11 +393,11 @@ def _at(place: Place, error: MoorageError) -> MoorageError:
     return again
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error to tell of several stages' errors."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            return _first(error)
+            return first_of(error)
         if not isinstance(error, asyncio.CancelledError):
             return error
     return InvalidArgument("the build was cancelled")

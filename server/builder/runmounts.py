@@ -8,7 +8,7 @@ from typing import Literal
 
 from moorage.server.builder.source import Place, suggestion
 
-Kind = Literal["bind", "cache", "tmpfs", "secret"]
+Kind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 
 _COMMON = ("type", "target")
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -16,15 +16,19 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "cache": (*_COMMON, "id", "sharing", "mode", "uid", "gid", "readonly", "from", "source"),
     "tmpfs": (*_COMMON, "size"),
     "secret": (*_COMMON, "id", "required", "mode", "uid", "gid", "env"),
-    "ssh": (),
+    "ssh": (*_COMMON, "id", "required", "mode", "uid", "gid"),
 }
 _ALIASES = {"dst": "target", "destination": "target", "src": "source", "ro": "readonly", "rw": "readwrite"}
+_MODES = {"cache": 0o755, "secret": 0o400, "ssh": 0o600}
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True)
 class RunMount:
-    """One mount of a RUN. `origin` is a stage or an image (bind), `source` a path in it; `size` in bytes, 0 for no limit."""
+    """One mount of a RUN. `origin` is a stage or an image (bind), `source` a path in it; `size` in bytes, 0 for no limit.
+
+    `target` is empty for a secret that is only a variable, and for an SSH agent that may be anywhere.
+    """
 
     kind: Kind
     target: str = ""
@@ -57,8 +61,6 @@ def read(text: str, place: Place, expand: Callable[[str], str]) -> RunMount:
     kind = values.get("type", "bind")
     if kind not in _KEYS:
         raise place.error(f"RUN --mount=type={kind}: unknown type{suggestion(kind, _KEYS)}")
-    if kind == "ssh":
-        raise place.error("RUN --mount=type=ssh is not offered: no agent is forwarded", "use a secret")
     for name in values:
         if name not in _KEYS[kind]:
             raise place.error(f"RUN --mount=type={kind},{name}: unknown option{suggestion(name, _KEYS[kind])}")
@@ -89,6 +91,8 @@ def _checked(values: dict[str, str], kind: str, place: Place) -> RunMount:
         if not target and "env" not in values:
             target = f"/run/secrets/{identity}"
         values["id"] = identity
+    elif kind == "ssh":
+        values["id"] = values.get("id") or "default"
     elif not target:
         raise place.error(f"RUN --mount=type={kind} needs a target")
     if sharing not in ("shared", "private", "locked"):
@@ -107,7 +111,7 @@ def _checked(values: dict[str, str], kind: str, place: Place) -> RunMount:
         origin=values.get("from", ""),
         id=values.get("id") or (target if kind == "cache" else ""),
         sharing=sharing,  # type: ignore[arg-type]
-        mode=number("mode", 8, 0o755 if kind == "cache" else 0o400),
+        mode=number("mode", 8, _MODES.get(kind, 0)),
         uid=number("uid", 10, 0),
         gid=number("gid", 10, 0),
         size=int(size.rstrip("bkmg")) * _SIZES[size.lstrip("0123456789")],

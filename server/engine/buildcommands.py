@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from moorage.server.builder.agents import AgentData as AgentData
 from moorage.server.builder.base import BuildOptions as BuildOptions
 from moorage.server.builder.cache import CacheEntry as CacheEntry
 from moorage.server.builder.cache import Pruned as Pruned
@@ -34,7 +35,7 @@ class Contents:
     pieces: tuple[tuple[str, bytes], ...]
 
 
-BuildInput = Listed | Contents
+BuildInput = Listed | Contents | AgentData
 
 
 @dataclass(frozen=True)

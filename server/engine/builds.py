@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
 
+from moorage.server.builder.agents import Agents
 from moorage.server.builder.context import BuildContext
-from moorage.server.builder.run import Build, Tools, planned
+from moorage.server.builder.run import Build, Tools, first_of, planned
 from moorage.server.cancel import CancelToken
 from moorage.server.engine import buildcommands as b
 from moorage.server.engine.buildhouse import BuildHouse, EventQueue, Parts
@@ -17,6 +18,7 @@ from moorage.server.engine.engine import Lane
 from moorage.server.engine.job import Job
 from moorage.server.errors import DataLoss, InvalidArgument
 from moorage.server.graph.content import ContentStore, Draft
+from moorage.server.model import Image
 
 BATCH = 10_000
 """Digests in one message."""
@@ -43,7 +45,7 @@ class Builds:
                 yield b.Wanted(tuple(wanted[at : at + BATCH]), last=at + BATCH >= len(wanted))
             await self._receive(receiver, command.inputs)
             job.stage("build")
-            async for event in self._run(job, options, context, cancel):
+            async for event in self._run(job, options, context, command.inputs, cancel):
                 yield event
 
     async def _receive(self, receiver: Receiver, inputs: AsyncIterator[b.BuildInput]) -> None:
@@ -57,12 +59,18 @@ class Builds:
                 await self._parts.engine.blocking(Lane.DISK, receiver.take, item.pieces)
 
     async def _run(
-        self, job: Job, options: b.BuildOptions, context: BuildContext, cancel: CancelToken
+        self,
+        job: Job,
+        options: b.BuildOptions,
+        context: BuildContext,
+        inputs: AsyncIterator[b.BuildInput],
+        cancel: CancelToken,
     ) -> AsyncIterator[b.BuildEvent]:
         queue = EventQueue()
         house = BuildHouse(self._parts, job.context, queue, cancel)
-        build = Build(self._tools, house, options, context, queue.put, cancel)
-        task = asyncio.get_running_loop().create_task(build.run())
+        agents = Agents(options.agents, queue.put, queue.room)
+        build = Build(self._tools, house, options, context, agents, queue.put, cancel)
+        task = asyncio.get_running_loop().create_task(_with_agents(build, agents, inputs))
         task.add_done_callback(lambda _: queue.close())
         try:
             async for event in queue.read():
@@ -79,8 +87,30 @@ class Builds:
         """Forget old entries, and delete what only they held."""
         pruned = self._tools.cache.prune(time.time_ns() - int(command.unused_seconds * 10**9))
         if command.caches:
-            self._tools.workshop.drop_caches()
+            self._tools.workshop.caches.drop()
         return pruned
+
+
+async def _with_agents(build: Build, agents: Agents, inputs: AsyncIterator[b.BuildInput]) -> Image:
+    """Run a build; what the client goes on to say is from its SSH agents."""
+    if not agents.ids:
+        return await build.run()
+
+    async def take() -> None:
+        async for item in inputs:
+            if not isinstance(item, b.AgentData):
+                raise InvalidArgument("after the context, a build takes only what agents answer", field="message")
+            agents.take(item)
+        agents.close()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            taking = group.create_task(take())
+            image = await build.run()
+            taking.cancel()
+    except ExceptionGroup as several:
+        raise first_of(several) from None
+    return image
 
 
 async def _listed(inputs: AsyncIterator[b.BuildInput]) -> AsyncIterator[b.ContextEntry]:

@@ -33,7 +33,7 @@ def directory(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--ssh", "default"), "--ssh is not offered: no agent is forwarded"),
+        (("--ssh", "x=/"), "/ is not the socket of an agent; key files are not read"),
         (("--cache-to", "type=registry,ref=x"), "--cache-to takes inline"),
         (("--cache-from", "type=local,src=x"), "an image, or type=registry,ref=IMAGE"),
         (("--secret", "src=x"), "id=NAME,src=PATH or id=NAME,env=VAR"),

@@ -31,17 +31,19 @@ BUILD_STREAM_STDERR: BuildStream
 BUILD_STREAM_STATUS: BuildStream
 
 class BuildRequest(_message.Message):
-    __slots__ = ("open", "list", "contents")
+    __slots__ = ("open", "list", "contents", "agent")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     LIST_FIELD_NUMBER: _ClassVar[int]
     CONTENTS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
     open: BuildOpen
     list: BuildContextList
     contents: BuildContextContents
-    def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ...) -> None: ...
+    agent: BuildAgentData
+    def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildOpen(_message.Message):
-    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform")
+    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh")
     class BuildArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +78,7 @@ class BuildOpen(_message.Message):
     CACHE_FROM_FIELD_NUMBER: _ClassVar[int]
     INLINE_CACHE_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    SSH_FIELD_NUMBER: _ClassVar[int]
     dockerfile: bytes
     file_name: str
     tags: _containers.RepeatedScalarFieldContainer[str]
@@ -89,7 +92,20 @@ class BuildOpen(_message.Message):
     cache_from: _containers.RepeatedScalarFieldContainer[str]
     inline_cache: bool
     platform: _image_pb2.Platform
-    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ...) -> None: ...
+    ssh: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BuildAgentData(_message.Message):
+    __slots__ = ("connection", "id", "data", "end")
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    connection: int
+    id: str
+    data: bytes
+    end: bool
+    def __init__(self, connection: _Optional[int] = ..., id: _Optional[str] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class BuildContextList(_message.Message):
     __slots__ = ("files", "last")
@@ -132,20 +148,22 @@ class BuildContextPiece(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class BuildResponse(_message.Message):
-    __slots__ = ("wanted", "begun", "ended", "output", "warning", "image")
+    __slots__ = ("wanted", "begun", "ended", "output", "warning", "image", "agent")
     WANTED_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     WARNING_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
     wanted: BuildWanted
     begun: BuildStepBegun
     ended: BuildStepEnded
     output: BuildStepOutput
     warning: str
     image: _image_pb2.Image
-    def __init__(self, wanted: _Optional[_Union[BuildWanted, _Mapping]] = ..., begun: _Optional[_Union[BuildStepBegun, _Mapping]] = ..., ended: _Optional[_Union[BuildStepEnded, _Mapping]] = ..., output: _Optional[_Union[BuildStepOutput, _Mapping]] = ..., warning: _Optional[str] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ...) -> None: ...
+    agent: BuildAgentData
+    def __init__(self, wanted: _Optional[_Union[BuildWanted, _Mapping]] = ..., begun: _Optional[_Union[BuildStepBegun, _Mapping]] = ..., ended: _Optional[_Union[BuildStepEnded, _Mapping]] = ..., output: _Optional[_Union[BuildStepOutput, _Mapping]] = ..., warning: _Optional[str] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildWanted(_message.Message):
     __slots__ = ("digests", "last")
