@@ -40,7 +40,14 @@ def nothing_on_host(daemon: Daemon, *containers: str) -> None:
 
 
 def _left(daemon: Daemon, containers: set[str]) -> Iterator[str]:
-    for kept in ("state/pods", "state/build", "root/containers", "root/overlay/containers", "root/build/scripts"):
+    for kept in (
+        "state/pods",
+        "state/build",
+        "root/containers",
+        "root/overlay/containers",
+        "root/build/scripts",
+        "root/build/repositories",
+    ):
         yield from (f"directory {kept}/{name}" for name in _names(daemon.directory / kept) - containers)
     yield from (f"unfinished {path}" for path in _names(daemon.root / "overlay/staging"))
     cgroup = json.loads(daemon.out("info", "--format", "json"))["cgroup_parent"]

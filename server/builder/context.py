@@ -93,17 +93,49 @@ class BuildContext:
         found = (self._entries.get("/".join(parts[:depth])) for depth in range(1, len(parts)))
         return any(entry is not None and entry.kind == "link" for entry in found)
 
-    def choose(self, patterns: Sequence[str], fail: Callable[[str], Exception]) -> list[Chosen]:
-        """What each pattern names: a directory's contents, or files by their last names. `fail` makes the error for one that names
+    def choose(
+        self,
+        patterns: Sequence[str],
+        fail: Callable[[str], Exception],
+        *,
+        parents: bool = False,
+        exclude: Sequence[str] = (),
+    ) -> list[Chosen]:
+        """What each pattern names: a directory's contents, or files by their last names; with `parents` by their paths, from a `/./` in
+        the pattern on. `exclude` are regular expressions of names below the target. `fail` makes the error for a pattern that names
         nothing."""
+        excluded = [re.compile(each) for each in exclude]
         found = []
         for pattern in patterns:
-            matches = self._matches(pattern)
+            above, pivot, kept = pattern.partition("/./") if parents else ("", "", pattern)
+            matches = self._matches(f"{above}/{kept}" if pivot else pattern)
             if not matches:
                 raise fail(pattern)
             for path in matches:
-                found.append(self._one(path, fail))
+                chosen = self._one(path, fail)
+                if parents:
+                    chosen = self._with_parents(chosen, path, above.count("/") + 1 if pivot else 0)
+                entries = tuple(
+                    each for each in chosen.entries if not any(one.fullmatch(each.path) for one in excluded)
+                )
+                if entries or not chosen.single:
+                    found.append(replace(chosen, entries=entries))
         return found
+
+    def _with_parents(self, chosen: Chosen, path: str, above: int) -> Chosen:
+        """The same below the directories that lead to it, but for the first `above`."""
+        parts = path.split("/")[:-1] if chosen.single else path.split("/")
+        prefix = "/".join(parts[above:])
+        if prefix in ("", "."):
+            return replace(chosen, single=False)
+        leading = [self._entries.get("/".join(parts[:depth])) for depth in range(above + 1, len(parts) + 1)]
+        directories = [
+            replace(each, path="/".join(each.path.split("/")[above:]))
+            for each in leading
+            if each is not None and each.kind == "directory"
+        ]
+        below = [replace(each, path=f"{prefix}/{each.path}") for each in chosen.entries]
+        return Chosen((*directories, *below), single=False)
 
     def _matches(self, pattern: str) -> list[str]:
         if pattern == ".":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from io import RawIOBase
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -11,9 +12,10 @@ import urllib3
 from moorage.server.builder import archives
 from moorage.server.builder.context import BuildContext, ContextEntry, Whole, tar_feeder
 from moorage.server.builder.fetch import fetch
+from moorage.server.builder.gitsource import Git, GitSource
 from moorage.server.builder.layout import CopyAction
 from moorage.server.builder.source import Place
-from moorage.server.builder.trees import Feeder, Placement, Trees, copied
+from moorage.server.builder.trees import Feeder, Placement, Sources, Trees, copied
 from moorage.server.cancel import CancelToken
 from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.graph.graph import Graph
@@ -39,13 +41,20 @@ class Copier:
     """Blocking. One for a build; `clamp` is the latest time of a file, in seconds since the epoch."""
 
     def __init__(
-        self, graph: Graph, trees: Trees, context: BuildContext, clamp: int | None, cancel: CancelToken
+        self,
+        graph: Graph,
+        trees: Trees,
+        context: BuildContext,
+        scratch: Path,
+        clamp: int | None,
+        cancel: CancelToken,
     ) -> None:
         self._graph = graph
         self._trees = trees
         self._context = context
         self._clamp = clamp
         self._cancel = cancel
+        self._git = Git(scratch, clamp, cancel)
         self._http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=30, read=60), retries=urllib3.Retry(3))
 
     def close(self) -> None:
@@ -73,20 +82,26 @@ class Copier:
     def _from_tree(self, action: CopyAction, place: Place, origin: str, key: dict[str, Any]) -> Prepared:
         what = f"{place}: {action.keyword} --from"
         view = self._graph.view(origin)
-        files, directories = self._trees.look(view, action.sources, what)
+        sources = Sources(action.sources, action.parents, action.exclude)
+        files, directories = self._trees.look(view, sources, what)
         inline = self._inline(action)
         self._check_count(action, place, files + len(inline))
         where = self._placement(action, place, single=files + len(inline) == 1 and not directories)
 
         def feed(pipe: RawIOBase) -> None:
-            self._trees.take(view, action.sources, what, Whole(pipe), self._cancel)
+            self._trees.take(view, sources, what, Whole(pipe), self._cancel)
 
         parts = [Part(where, feed)] if action.sources else []
         parts += [self._files(where, inline)] if inline else []
-        return Prepared({**key, "origin": origin, "sources": action.sources, "inline": _told(inline)}, parts)
+        return Prepared({**key, "origin": origin, "sources": vars(sources), "inline": _told(inline)}, parts)
 
     def _from_context(self, action: CopyAction, place: Place, key: dict[str, Any]) -> Prepared:
-        chosen = self._context.choose(action.sources, lambda source: self._no_such(action, place, source))
+        chosen = self._context.choose(
+            action.sources,
+            lambda source: self._no_such(action, place, source),
+            parents=action.parents,
+            exclude=action.exclude,
+        )
         singles = [each.entries[0] for each in chosen if each.single]
         fetched = [fetch(url, action.checksum, self._graph.content, self._http, self._cancel) for url in action.urls]
         packed = [each for each in singles if action.unpack and self._is_archive(each)]
@@ -98,10 +113,24 @@ class Copier:
         if plain or directories:
             where = self._placement(action, place, single=len(plain) == 1 and not directories and not packed)
             parts.append(self._files(where, contents + plain))
+        commits = [self._git.resolve(each, action.checksum) for each in action.repositories]
+        parts += [self._repository(action, place, *each) for each in zip(action.repositories, commits, strict=True)]
         digests = [each.digest for each in chosen]
         return Prepared(
-            {**key, "context": digests, "fetched": _told(fetched), "inline": _told(self._inline(action))}, parts
+            {
+                **key,
+                "context": digests,
+                "fetched": _told(fetched),
+                "inline": _told(self._inline(action)),
+                "git": [[commit, each.directory] for commit, each in zip(commits, action.repositories, strict=True)],
+                "git_options": [action.keep_git_dir, action.exclude] if commits else [],
+            },
+            parts,
         )
+
+    def _repository(self, action: CopyAction, place: Place, source: GitSource, commit: str) -> Part:
+        feed = self._git.feeder(source, commit, keep=action.keep_git_dir, exclude=action.exclude)
+        return Part(self._placement(action, place, single=False), feed)
 
     def _files(self, where: Placement, entries: list[ContextEntry]) -> Part:
         return Part(where, tar_feeder(entries, self._graph.content.open, self._clamp, self._cancel))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from moorage.server.builder.lexer import Heredoc
 from moorage.server.builder.source import Place
@@ -78,7 +78,9 @@ class Copy(Instruction):
     link: bool = False
     checksum: str = ""
     unpack: bool | None = None
-    flags: frozenset[str] = field(default_factory=frozenset)
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+    keep_git_dir: bool = False
 
     @property
     def keyword(self) -> str:

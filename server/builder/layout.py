@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 
 from moorage.server.builder import instructions as ins
 from moorage.server.builder import runmounts
+from moorage.server.builder.gitsource import COMMIT, GitSource, git_source
 from moorage.server.builder.imagespec import ImageSpec
 from moorage.server.builder.instructions import Command, Instruction
 from moorage.server.builder.lexer import Line
 from moorage.server.builder.parse import parse_trigger
+from moorage.server.builder.patterns import expression
 from moorage.server.builder.plan import PROXIES, Plan, Stage
 from moorage.server.builder.runmounts import RunMount
 from moorage.server.builder.source import Place
@@ -60,7 +62,8 @@ class InlineFile:
 class CopyAction:
     """Copy `sources` (of a stage, an image, or with `origin` None of the context), `urls` and `inline` files to `target`.
 
-    `target` is absolute, with a slash at the end where it must be a directory. `unpack`: local archives are unpacked (ADD).
+    `target` is absolute, with a slash at the end where it must be a directory. `unpack`: local archives are unpacked (ADD). With
+    `parents` the directories of sources are kept, from a `/./` in them on. `exclude` are regular expressions of names below the target.
     """
 
     keyword: str
@@ -74,6 +77,10 @@ class CopyAction:
     unpack: bool = False
     checksum: str = ""
     link: bool = False
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+    repositories: tuple[GitSource, ...] = ()
+    keep_git_dir: bool = False
 
 
 @dataclass(frozen=True)
@@ -328,7 +335,7 @@ class _Layouter:
     def _copy(self, each: ins.Copy) -> CopyAction:
         expander = self._expander()
         documents = {document.word: document for document in each.heredocs}
-        inline, urls, sources = [], [], []
+        inline, urls, repositories, sources = [], [], [], []
         for word in each.sources:
             if word in documents:
                 document = documents[word]
@@ -336,40 +343,71 @@ class _Layouter:
                 inline.append(InlineFile(document.name, text.encode()))
                 continue
             source = expander.word(word)
-            if each.add and re.match(r"https?://", source):
+            repository = self._repository(each, source) if each.add else None
+            if repository is not None:
+                repositories.append(repository)
+            elif each.add and re.match(r"https?://", source):
                 urls.append(source)
             elif each.add and re.match(r"(git@|git://|ssh://|[a-z]+://)", source):
                 raise each.place.error(f"ADD {source} is not offered: only http and https are fetched")
             else:
                 sources.append(self._source(each, source))
         checksum = expander.word(each.checksum)
-        if checksum and (not _DIGEST.fullmatch(checksum) or len(urls) != 1 or sources or inline):
-            raise each.place.error(f"ADD --checksum={checksum}: needs sha256:… and one URL")
+        count = len(sources) + len(urls) + len(repositories) + len(inline)
+        known = COMMIT if repositories else _DIGEST
+        if checksum and (not known.fullmatch(checksum) or count != 1 or not urls + repositories):
+            raise each.place.error(
+                f"ADD --checksum={checksum}: needs sha256:… and one URL, or a commit and one repository"
+            )
         return CopyAction(
             keyword=each.keyword,
             sources=tuple(sources),
             urls=tuple(urls),
             inline=tuple(inline),
-            target=self._copy_target(each, expander, len(sources) + len(urls) + len(inline)),
+            target=self._copy_target(each, expander, count),
             origin=self._origin(each.origin, each.place, f"COPY --from={each.origin}"),
             owner=self._owner(each, expander),
             mode=self._mode(each, expander),
             unpack=each.add and each.unpack is not False,
             checksum=checksum,
             link=each.link,
+            repositories=tuple(repositories),
+            keep_git_dir=each.keep_git_dir,
+            parents=each.parents,
+            exclude=tuple(self._excluded(each, expander.word(text)) for text in each.exclude),
         )
+
+    def _repository(self, each: ins.Copy, text: str) -> GitSource | None:
+        try:
+            found = git_source(text)
+        except ValueError as error:
+            raise each.place.error(f"ADD {text}: {error}") from None
+        if each.keep_git_dir and found is not None and found.directory:
+            raise each.place.error(f"ADD --keep-git-dir {text}: the repository of a part of its files is of no use")
+        return found
 
     def _source(self, each: ins.Copy, text: str) -> str:
         """A source relative to the top of the context, stage or image; `..` does not lead out of it."""
         if "\0" in text:
             raise each.place.error(f"{each.keyword}: a source has a NUL in it")
-        return posixpath.normpath(posixpath.join("/", text)).lstrip("/") or "."
+        if not each.parents:
+            return _inside(text)
+        if "**" in text:
+            raise each.place.error(f"COPY --parents {text}: ** is not offered", "name a directory, and use --exclude")
+        above, pivot, kept = text.partition("/./")
+        return f"{_inside(above)}/./{_inside(kept)}" if pivot else _inside(text)
+
+    def _excluded(self, each: ins.Copy, text: str) -> str:
+        pattern = _inside(text)
+        if text.startswith("!") or pattern == ".":
+            raise each.place.error(f"{each.keyword} --exclude={text}: not a pattern of files to leave out")
+        return expression(pattern)
 
     def _copy_target(self, each: ins.Copy, expander: Expander, count: int) -> str:
         text = expander.word(each.target)
         if not text or "\0" in text:
             raise each.place.error(f"{each.keyword} {each.target!r}: not a target")
-        is_directory = text.endswith("/") or posixpath.basename(text) in (".", "..")
+        is_directory = each.parents or text.endswith("/") or posixpath.basename(text) in (".", "..")
         if count > 1 and not is_directory:
             raise each.place.error(
                 f"{each.keyword} {text}: with several sources the target must be a directory", "end it with a slash"
@@ -389,6 +427,11 @@ class _Layouter:
         if mode and not _MODE.fullmatch(mode):
             raise each.place.error(f"{each.keyword} --chmod={mode}: not an octal mode, such as 755")
         return mode
+
+
+def _inside(text: str) -> str:
+    """A path relative to the top; `..` does not lead out of it."""
+    return posixpath.normpath(posixpath.join("/", text)).lstrip("/") or "."
 
 
 SCRIPT = "/dev/moorage-script"

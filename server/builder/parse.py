@@ -227,12 +227,9 @@ class Parser:
     def _add(self, line: Line) -> Instruction:
         known = ("chown", "chmod", "link", "checksum", "keep-git-dir", "unpack", "exclude")
         flags = Flags(line, self._escape, known)
-        flags.refuse("keep-git-dir", "ADD does not clone repositories")
         return self._copied(line, flags, add=True)
 
     def _copied(self, line: Line, flags: Flags, *, add: bool) -> Instruction:
-        flags.refuse("parents", "name the directories one by one")
-        flags.refuse("exclude", "use a .dockerignore file")
         listed = _json_list(flags.rest)
         words = listed if listed is not None else tuple(split_words(flags.rest, self._escape))
         if len(words) < 2:
@@ -254,7 +251,9 @@ class Parser:
             link=bool(flags.boolean("link")),
             checksum=flags.one("checksum") if add else "",
             unpack=flags.boolean("unpack") if add else None,
-            flags=flags.names,
+            parents=bool(flags.boolean("parents")),
+            exclude=flags.many("exclude"),
+            keep_git_dir=bool(flags.boolean("keep-git-dir")),
         )
 
     def _shell(self, line: Line) -> Instruction:

@@ -71,7 +71,7 @@ class Build:
         self._emit = emit
         self._cancel = cancel
         self._plan = planned(options, tools.platform)
-        self._copier = Copier(tools.graph, tools.trees, context, options.epoch, cancel)
+        self._copier = Copier(tools.graph, tools.trees, context, tools.workshop.repositories, options.epoch, cancel)
         self._ids = itertools.count(1)
         self._stages: dict[int, asyncio.Task[StageState]] = {}
         self._images: dict[str, asyncio.Task[Image]] = {}

@@ -74,10 +74,11 @@ class Workshop:
     def __init__(self, root: Path, state: Path, trees: Trees) -> None:
         self._scripts = root / "build" / "scripts"
         self._secrets = state / "build"
+        self.repositories = root / "build" / "repositories"
         caches = root / "build" / "caches"
-        for directory in (self._scripts, self._secrets):
+        for directory in (self._scripts, self._secrets, self.repositories):
             shutil.rmtree(directory, ignore_errors=True)
-        for directory in (root / "build", caches, self._scripts, self._secrets):
+        for directory in (root / "build", caches, self._scripts, self._secrets, self.repositories):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.caches = Caches(caches, trees)
 

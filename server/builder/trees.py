@@ -29,6 +29,15 @@ class Placement:
     archive: bool = False
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What to take of a root file system, see `BuildContext.choose`."""
+
+    patterns: tuple[str, ...]
+    parents: bool = False
+    exclude: tuple[str, ...] = ()
+
+
 Feeder = Callable[[RawIOBase], None]
 """Writes a tar stream."""
 
@@ -68,16 +77,14 @@ class Trees:
                     feeder(pipe)
             task.result()
 
-    def look(self, layers: Sequence[RootfsMount], patterns: Sequence[str], what: str) -> tuple[int, int]:
-        """How many files and directories patterns name. Raises InvalidArgument when one names nothing."""
-        found = self._run("build_look", {"layers": tables(layers), "patterns": list(patterns), "what": what}, [], None)
+    def look(self, layers: Sequence[RootfsMount], sources: Sources, what: str) -> tuple[int, int]:
+        """How many files and directories are named. Raises InvalidArgument when a pattern names nothing."""
+        found = self._run("build_look", {"layers": tables(layers), "what": what, **vars(sources)}, [], None)
         return int(found["files"]), int(found["directories"])
 
-    def take(
-        self, layers: Sequence[RootfsMount], patterns: Sequence[str], what: str, sink: Sink, cancel: CancelToken
-    ) -> None:
-        """Pack what patterns name into `sink`."""
-        args = {"layers": tables(layers), "patterns": list(patterns), "what": what}
+    def take(self, layers: Sequence[RootfsMount], sources: Sources, what: str, sink: Sink, cancel: CancelToken) -> None:
+        """Pack what is named into `sink`."""
+        args = {"layers": tables(layers), "what": what, **vars(sources)}
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1, "moorage-build-take"))
             reader, writer = os.pipe2(os.O_CLOEXEC)

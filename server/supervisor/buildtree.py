@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -109,32 +109,44 @@ def put(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def take(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Pack what `patterns` name into the descriptor fds[0]: a directory's contents, or a file by its last name."""
+    """Pack what `patterns` name into the descriptor fds[0]: a directory's contents, or a file by its last name; with `parents` by its
+    path, from a `/./` in the pattern on. `exclude` are regular expressions of names in the archive."""
     (out,) = fds
     root = enter_root(args["layers"])
     packer = Taker(root, TarWriter(out), {"form": "plain"}, -1)
-    for path in _named(root, args):
-        packer.take(path)
+    packer.excluded = [re.compile(os.fsencode(each)) for each in args["exclude"]]
+    for path, above in _named(root, args):
+        if args["parents"]:
+            packer.take_with_parents(path, above)
+        else:
+            packer.take(path)
     packer.finish()
     return {}
 
 
 def look(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Answer how many `files` and `directories` are what `patterns` name.
+    """Answer how many `files` and `directories` are what `patterns` name, without files that are excluded; see `take`.
 
     Raises Failure InvalidArgument for a pattern that names nothing.
     """
     root = enter_root(args["layers"])
-    directories = [_is_directory(root, path) for path in _named(root, args)]
-    return {"files": directories.count(False), "directories": directories.count(True)}
+    found = [path for path, _ in _named(root, args)]
+    if args["parents"]:
+        return {"files": 0, "directories": len(found)}
+    excluded = [re.compile(each) for each in args["exclude"]]
+    files = [posixpath.basename(path) for path in found if not _is_directory(root, path)]
+    wanted = [name for name in files if not any(one.fullmatch(name) for one in excluded)]
+    return {"files": len(wanted), "directories": len(found) - len(files)}
 
 
-def _named(root: int, args: dict[str, Any]) -> Iterator[str]:
+def _named(root: int, args: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The paths, and how many of their directories are not kept with `parents`."""
     for pattern in args["patterns"]:
+        above, pivot, _ = pattern.partition("/./")
         matches = list(expand(root, pattern))
         if not matches:
             raise Failure("InvalidArgument", f"{args['what']}: {pattern}: no such file or directory", path=pattern)
-        yield from matches
+        yield from ((path, above.count("/") + 1 if pivot else 0) for path in matches)
 
 
 # --- paths inside -----------------------------------------------------------------------------------------------------
@@ -309,7 +321,41 @@ def _followed(directory: int, name: bytes) -> os.stat_result | None:
 
 
 class Taker(Packer):
-    """Packs single files and the contents of directories, each from the top of the archive."""
+    """Packs single files and the contents of directories, each from the top of the archive, or below the directories that lead to it."""
+
+    excluded: Sequence[re.Pattern[bytes]] = ()
+    _prefix = b""
+
+    def take_with_parents(self, path: str, above: int) -> None:
+        """Pack what is called `path` under its path without the first `above` directories, which have entries too."""
+        status = _status(self._tree, path)
+        parts = path.strip("/").split("/")
+        directories = parts if status is not None and stat.S_ISDIR(status.st_mode) else parts[:-1]
+        for depth in range(above + 1, len(directories) + 1):
+            self._parent("/".join(directories[:depth]), "/".join(directories[above:depth]))
+        kept = "/".join(directories[above:])
+        self._prefix = os.fsencode(f"{kept}/") if kept else b""
+        self.take(path)
+        self._prefix = b""
+
+    def _parent(self, path: str, name: str) -> None:
+        fd = open_in_root(self._tree, path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _, xattrs = self._xattrs(os.fsencode(path), fd)
+            if not self._leaves_out(os.fsencode(name)):
+                self._add(self._entry(os.fsencode(name), os.fstat(fd), xattrs))
+        finally:
+            os.close(fd)
+
+    def _leaves_out(self, name: bytes) -> bool:
+        return any(each.fullmatch(self._prefix + name) for each in self.excluded)
+
+    def _directory(self, path: bytes, fd: int) -> list[bytes]:
+        return [] if path and self._leaves_out(path) else super()._directory(path, fd)
+
+    def _file(self, path: bytes, name: bytes, status: os.stat_result, fd: int) -> None:
+        if not self._leaves_out(path):
+            super()._file(path, name, status, fd)
 
     def take(self, path: str) -> None:
         """Pack what is called `path`. A link at its end is followed."""
@@ -338,7 +384,8 @@ class Taker(Packer):
             final = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISLNK(final.st_mode):
                 # The file that the link leads to, under the link's name.
-                self._follow(os.fsencode(name), directory)
+                if not self._leaves_out(os.fsencode(name)):
+                    self._follow(os.fsencode(name), directory)
                 return
             self._inside(b"", os.fsencode(name), directory, -1, os.fstat(directory))
         finally:
@@ -368,8 +415,12 @@ class Taker(Packer):
             pending += reversed(found)
 
     def _add(self, entry: Entry, data: Iterator[bytes] | None = None) -> None:
-        if entry.name != b"./":
-            super()._add(entry, data)
+        if entry.name == b"./":
+            return
+        if self._prefix:
+            link = self._prefix + entry.link if entry.kind == tarstream.HARDLINK else entry.link
+            entry = replace(entry, name=self._prefix + entry.name, link=link)
+        super()._add(entry, data)
 
 
 def _read(fd: int, size: int) -> Iterator[bytes]:

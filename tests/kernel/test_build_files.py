@@ -109,6 +109,58 @@ def test_a_file_takes_the_place_of_a_link_and_not_of_its_target(project: Project
     assert project.run("sh", "-c", "cat /target; cat /link") == "old\nnew"
 
 
+PARENTS_AND_EXCLUDE = (
+    ("COPY --parents a.txt d/e/f.txt", ["a.txt", "d/e/f.txt"]),
+    ("COPY --parents d/e", ["d/e/f.txt"]),
+    ("COPY --parents ./d/./e/f.txt d/./g", ["e/f.txt", "g"]),
+    ("COPY --parents d/*/f.txt", ["d/e/f.txt"]),
+    ("COPY --parents .", ["Dockerfile", "a.txt", "b.txt", "c.md", "d/e/f.txt", "d/g"]),
+    ("COPY --exclude=*.txt --exclude=Docker* .", ["c.md", "d/e/f.txt", "d/g"]),
+    ("COPY --exclude=**/*.txt --exclude=Docker* .", ["c.md", "d/g"]),
+    ("COPY --exclude=d/e --exclude=[^a-c]* .", ["a.txt", "b.txt", "c.md"]),
+    ("COPY --exclude=b.* *.txt", ["a.txt"]),
+    ("COPY --parents --exclude=d/e d a.txt", ["a.txt", "d/g"]),
+    ("ADD --exclude=d .", ["Dockerfile", "a.txt", "b.txt", "c.md"]),
+)
+
+
+def test_parents_and_exclude(project: Project) -> None:
+    project.write(FILES)
+    lines = [f"{copy} /x{number}/" for number, (copy, _) in enumerate(PARENTS_AND_EXCLUDE)]
+    project.build("\n".join(["FROM BASE", *lines]))
+    found = project.run("sh", "-c", "find /x* -type f").split()
+    for number, (copy, files) in enumerate(PARENTS_AND_EXCLUDE):
+        below = f"/x{number}/"
+        assert sorted(name.removeprefix(below) for name in found if name.startswith(below)) == files, copy
+
+
+def test_parents_and_exclude_of_a_stage(project: Project) -> None:
+    project.write(FILES)
+    project.build(
+        """FROM BASE AS s
+COPY . /s
+RUN chmod 700 /s/d && chown 7:8 /s/d/e && ln /s/d/g /s/d/h && ln -s /s/d /s/link && mkdir /s/empty
+FROM BASE
+COPY --from=s --parents /s/./a.txt /s/./d/e /p/
+COPY --from=s --parents --exclude=**/*.txt --exclude=link s/*.md s/./d /q/
+COPY --from=s --exclude=d/g --exclude=**/e --exclude=[A-Z]* /s /r/
+COPY --from=s --exclude=b.txt /s/*.txt /t/
+COPY --from=s --parents /s/link/./g /u/
+"""
+    )
+    look = "cd /{} && find . -mindepth 1 | sort | cut -c3-"
+    assert project.run("sh", "-c", look.format("p")).split() == ["a.txt", "d", "d/e", "d/e/f.txt"]
+    assert project.run("sh", "-c", look.format("q")).split() == ["d", "d/e", "d/g", "d/h", "s", "s/c.md"]
+    assert project.run("sh", "-c", look.format("r")).split() == ["a.txt", "b.txt", "c.md", "d", "d/h", "empty", "link"]
+    assert project.run("sh", "-c", look.format("t") + "; cat /u/g /r/d/h") == "a.txt\ngg"
+    attributes = "stat -c '%a %u:%g %h' /p/d /p/d/e /q/d/g /q/d/h /r/d/h"
+    assert [line.split()[:2] for line in project.run("sh", "-c", attributes).splitlines()[:2]] == [
+        ["700", "0:0"],
+        ["755", "7:8"],
+    ]
+    assert [line.split()[2] for line in project.run("sh", "-c", attributes).splitlines()[2:]] == ["2", "2", "1"]
+
+
 def test_links_of_a_stage_lead_nowhere_else(project: Project) -> None:
     project.build(
         "FROM BASE AS s\nRUN ln -s /etc/passwd /p; ln -s / /root-link\n"
