@@ -72,6 +72,7 @@ from moorage.server.networkdriver import drivers as networkdrivers
 from moorage.server.networkdriver.base import NetworkDriver
 from moorage.server.networkdriver.bridge import BridgeDriver
 from moorage.server.networkdriver.cni import CniDriver
+from moorage.server.registry.buildcache import BuildCaches
 from moorage.server.registry.client import Client
 from moorage.server.registry.copying import Copier
 from moorage.server.registry.indexes import Indexer
@@ -92,6 +93,7 @@ class Rooms:
     pusher: Pusher
     indexer: Indexer
     copier: Copier
+    caches: BuildCaches
     exec_driver: ExecDriver
     network_drivers: Mapping[str, NetworkDriver]
     cgroups: CgroupManager
@@ -135,6 +137,7 @@ def furnish(config: Config, spawner: SpawnerClient, stack: ExitStack) -> Rooms:
         pusher=Pusher(puller.shared, registry),
         indexer=Indexer(puller.shared, registry),
         copier=Copier(puller.shared, registry),
+        caches=BuildCaches(puller.shared, registry),
         exec_driver=NativeDriver(Path(config.state), spawner, config.runtimes),
         network_drivers=networkdrivers.table(
             db, bridge, CniDriver(db, config.network.cni_conf_dir, config.network.cni_bin_dirs)
@@ -192,7 +195,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         registries=Registries(
             engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer, rooms.copier
         ),
-        builds=Builds(Parts(engine, images, containers, lifecycle, places), _tools(config, rooms)),
+        builds=Builds(Parts(engine, images, containers, lifecycle, places, rooms.caches), _tools(config, rooms)),
         store=store,
         fsck=Fsck(engine, graph, rooms.puller, config.registry, containers.running),
         archiving=Archiving(engine, graph, images, containers, rooms.puller, config.registry, store.frozen),

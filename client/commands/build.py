@@ -51,9 +51,17 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Do every step, whatever is cached.")
 @click.option("--pull", is_flag=True, help="Pull the images it builds on even when they are here.")
 @click.option(
-    "--cache-from", multiple=True, metavar="IMAGE", help="Take over what IMAGE tells of its steps (see --cache-to)."
+    "--cache-from",
+    multiple=True,
+    metavar="NAME",
+    help="Take over what an image, or a cache, in a registry has of steps.",
 )
-@click.option("--cache-to", multiple=True, metavar="inline", help="inline: have the image tell of its steps.")
+@click.option(
+    "--cache-to",
+    multiple=True,
+    metavar="inline|type=registry,ref=NAME[,mode=min|max]",
+    help="Have the image tell of its steps; or leave what they made in a registry, with max that of all stages.",
+)
 @click.option(
     "--ssh",
     multiple=True,
@@ -152,8 +160,7 @@ def _ignored(directory: Path | None, file: str) -> str:
 def _opening(dockerfile: bytes, name: str, options: dict[str, Any]) -> build_pb2.BuildOpen:
     from moorage.v1 import build_pb2
 
-    if any(each != "inline" and each != "type=inline" for each in options["cache_to"]):
-        raise click.UsageError("--cache-to takes inline: push the image, and name it with --cache-from elsewhere")
+    exports = [_cache_to(text) for text in options["cache_to"]]
     arguments = _pairs(options["build_args"], from_environment=True)
     if "SOURCE_DATE_EPOCH" in os.environ:
         arguments.setdefault("SOURCE_DATE_EPOCH", os.environ["SOURCE_DATE_EPOCH"])
@@ -169,7 +176,10 @@ def _opening(dockerfile: bytes, name: str, options: dict[str, Any]) -> build_pb2
         no_cache=options["no_cache"],
         pull=options["pull"],
         cache_from=[_cache_from(text) for text in options["cache_from"]],
-        inline_cache=bool(options["cache_to"]),
+        cache_to=[
+            build_pb2.BuildCacheExport(reference=ref, all_stages=all_stages) for ref, all_stages in exports if ref
+        ],
+        inline_cache=any(not ref for ref, _ in exports),
         platform=options["platform"],
     )
 
@@ -186,6 +196,17 @@ def _pairs(texts: tuple[str, ...], *, from_environment: bool = False) -> dict[st
         elif name in os.environ:
             found[name] = os.environ[name]
     return found
+
+
+def _cache_to(text: str) -> tuple[str, bool]:
+    """`inline` (an empty name), or `type=registry,ref=NAME,mode=min|max`: the name, and whether all stages are meant."""
+    if text in ("inline", "type=inline"):
+        return "", False
+    parts = dict(part.partition("=")[::2] for part in text.split(","))
+    known = parts.keys() <= {"type", "ref", "mode"} and parts.get("mode", "min") in ("min", "max")
+    if parts.get("type") != "registry" or not parts.get("ref") or not known:
+        raise click.UsageError(f"--cache-to {text}: inline, or type=registry,ref=NAME[,mode=min|max]")
+    return parts["ref"], parts.get("mode") == "max"
 
 
 def _cache_from(text: str) -> str:

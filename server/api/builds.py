@@ -73,6 +73,7 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
         no_cache=message.no_cache,
         pull=message.pull,
         cache_from=tuple(message.cache_from),
+        cache_to=tuple(b.CacheExport(each.reference, each.all_stages) for each in message.cache_to),
         inline_cache=message.inline_cache,
     )
 

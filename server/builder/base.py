@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from moorage.server.model import Image, Mount
+from moorage.server.registry.buildcache import CachedStep, RemoteCache
 
 Output = Callable[[Literal["stdout", "stderr"], bytes], None]
 """Takes what a command writes, on the event loop."""
@@ -40,6 +41,18 @@ class House(Protocol):
         """An image, pulled when it is not here, or in any case with `pull`; `status` is told of the progress."""
         ...
 
+    async def find_cache(self, reference: str) -> RemoteCache | None:
+        """The build cache at a name in a registry; None when an image is there."""
+        ...
+
+    async def fetch_cached(self, cache: RemoteCache, step: CachedStep, status: Callable[[str], None]) -> None:
+        """Have the layer of a step in the graph."""
+        ...
+
+    async def export_cache(self, reference: str, steps: Sequence[CachedStep], status: Callable[[str], None]) -> int:
+        """Leave a cache in a registry; answers how many steps it lacks for want of their layers."""
+        ...
+
     def container(self, spec: RunSpec, output: Output) -> AbstractAsyncContextManager[Callable[[], Any]]:
         """A container, which is gone after the block. What the block gets runs it to its end, and answers its exit code."""
         ...
@@ -47,6 +60,14 @@ class House(Protocol):
     async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a blocking function on a thread; when this is cancelled, the function has ended all the same."""
         ...
+
+
+@dataclass(frozen=True)
+class CacheExport:
+    """Where to leave the cache in a registry: the steps of the target, or (`all_stages`) of all that was built."""
+
+    reference: str
+    all_stages: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,7 @@ class BuildOptions:
     no_cache: bool = False
     pull: bool = False
     cache_from: tuple[str, ...] = ()
+    cache_to: tuple[CacheExport, ...] = ()
     inline_cache: bool = False
 
     @property

@@ -35,6 +35,7 @@ from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageEr
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.packing import MadeLayer
 from moorage.server.model import Image, Platform
+from moorage.server.registry.buildcache import CachedStep, RemoteCache
 
 Emit = Callable[[BuildEvent], None]
 
@@ -76,6 +77,8 @@ class Build:
         self._stages: dict[int, asyncio.Task[StageState]] = {}
         self._images: dict[str, asyncio.Task[Image]] = {}
         self._keys: list[str] = []
+        self._steps: dict[str, CachedStep] = {}
+        self._remotes: list[RemoteCache] = []
 
     async def run(self) -> Image:
         """Build the target. Raises InvalidArgument with the place, FailedPrecondition when a command fails; nothing has a name then."""
@@ -89,6 +92,7 @@ class Build:
                     for index in self._plan.needed:
                         self._stage(index)
                 state = self._stages[self._plan.target].result()
+                await self._export_caches(state)
                 return await self._finish(state)
             except ExceptionGroup as group_error:
                 raise first_of(group_error) from None
@@ -160,10 +164,14 @@ class Build:
             raise _at(place, error) from error
 
     async def _import_caches(self) -> None:
-        """`--cache-from`: images that tell which steps their layers were made by."""
+        """`--cache-from`: caches in registries, and images that tell which steps their layers were made by."""
         for reference in self._options.cache_from:
             async with self._step(f"importing cache from {reference}", "cache") as progress:
                 try:
+                    remote = await self._house.find_cache(reference)
+                    if remote is not None:
+                        self._remotes.append(remote)
+                        continue
                     image = await self._house.image(reference, pull=True, status=progress.status)
                 except MoorageError as error:
                     self._emit(Warned(f"no cache from {reference}: {error.message}"))
@@ -173,6 +181,17 @@ class Build:
                         self._tools.cache.add(key, chain_id, blob, text=reference, created_ns=image.created_ns)
                         self._keys.append(key)
 
+    async def _export_caches(self, state: StageState) -> None:
+        """`--cache-to`. Before the image has its names: a build that cannot leave its cache has failed."""
+        for export in self._options.cache_to:
+            async with self._step(f"exporting cache to {export.reference}", "cache") as progress:
+                steps = list(self._steps.values()) if export.all_stages else state.steps
+                lacking = await self._house.export_cache(export.reference, steps, progress.status)
+                if lacking:
+                    self._emit(
+                        Warned(f"{export.reference}: {lacking} steps are left out, as their layers' blobs are not here")
+                    )
+
     # --- steps --------------------------------------------------------------------------------------------------------
 
     async def _do(self, name: str, stage: Stage, step: Step, action: Action, state: StageState) -> None:
@@ -180,7 +199,7 @@ class Build:
         async with self._step(name, stage.label) as progress:
             work = await self._prepare(step, action, state, progress)
             key = key_of(state.chain_id, {**work.key, "clamp": self._options.epoch})
-            entry = None if self._options.no_cache else self._tools.cache.find(key)
+            entry = None if self._options.no_cache else await self._find(key, state, progress)
             if entry is not None:
                 progress.cached = True
             else:
@@ -188,10 +207,28 @@ class Build:
                 made = await work.make()
                 entry = self._remember(key, state, made, step)
             self._keys.append(key)
+            made_step = CachedStep(key, state.chain_id, entry.created_ns, step.text, entry.blob)
+            state.steps.append(made_step)
+            self._steps[key] = made_step
             if entry.blob is not None:
                 state.add_layer(entry.blob, entry.created_ns)
-                state.keys[entry.chain_id] = key
             state.add_history(step.text, empty=entry.blob is None)
+
+    async def _find(self, key: str, state: StageState, progress: _Progress) -> CacheEntry | None:
+        """What is known of a step, here or in the caches of `--cache-from`, whose layer is fetched then."""
+        cache = self._tools.cache
+        entry = cache.find(key)
+        for remote in self._remotes if entry is None else ():
+            step = remote.steps.get(key)
+            if step is None or step.parent != state.chain_id:
+                continue
+            try:
+                await self._house.fetch_cached(remote, step, progress.status)
+            except MoorageError as error:
+                self._emit(Warned(f"a cached layer cannot be had, and is made again: {error.message}"))
+                continue
+            return cache.add(key, step.chain_id, step.blob, text=step.text, created_ns=step.created_ns)
+        return entry
 
     def _remember(self, key: str, state: StageState, made: MadeLayer, step: Step) -> CacheEntry:
         epoch = self._options.epoch

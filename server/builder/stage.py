@@ -13,6 +13,7 @@ from moorage.server.graph.content import DIGEST
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.layers import chain_id_on
 from moorage.server.model import Image, LayerBlob, Platform
+from moorage.server.registry.buildcache import CachedStep
 
 INLINE_CACHE = "moorage.cache.v1"
 """Member of an image's config: the keys of its layers' steps, for who builds on another machine (`--cache-from`)."""
@@ -22,7 +23,7 @@ INLINE_CACHE = "moorage.cache.v1"
 class StageState:
     """`chain_id` is of the topmost layer, empty where there is none. `created_ns` is when the last layer was made.
 
-    `keys` are the cache keys of layers made by steps, by the layers' chain IDs.
+    `steps` are those that changed files, or would have.
     """
 
     spec: ImageSpec
@@ -32,7 +33,7 @@ class StageState:
     blobs: list[LayerBlob] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     created_ns: int = 0
-    keys: dict[str, str] = field(default_factory=dict)
+    steps: list[CachedStep] = field(default_factory=list)
 
     def copy(self) -> StageState:
         """One to go on with apart."""
@@ -44,7 +45,7 @@ class StageState:
             list(self.blobs),
             list(self.history),
             self.created_ns,
-            dict(self.keys),
+            list(self.steps),
         )
 
     def add_layer(self, blob: LayerBlob, created_ns: int) -> None:
@@ -71,7 +72,7 @@ class StageState:
             "history": self.history,
         }
         if inline_cache:
-            document[INLINE_CACHE] = [{"key": key, "chain_id": chain} for chain, key in self.keys.items()]
+            document[INLINE_CACHE] = [{"key": step.key, "chain_id": step.chain_id} for step in self.steps if step.blob]
         return documents.encode(document)
 
 

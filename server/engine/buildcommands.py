@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from moorage.server.builder.agents import AgentData as AgentData
 from moorage.server.builder.base import BuildOptions as BuildOptions
+from moorage.server.builder.base import CacheExport as CacheExport
 from moorage.server.builder.cache import CacheEntry as CacheEntry
 from moorage.server.builder.cache import Pruned as Pruned
 from moorage.server.builder.context import ContextEntry as ContextEntry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,8 @@ from moorage.server.engine.places import Places
 from moorage.server.errors import Internal, NotFound
 from moorage.server.execdriver import spec as oci
 from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, NetworkAttachment
+from moorage.server.registry.buildcache import BuildCaches, CachedStep, RemoteCache
+from moorage.server.registry.progress import PullProgress, PushProgress
 
 ROOM = 256
 """Events that may wait for the reader before a step's output does."""
@@ -76,6 +78,7 @@ class Parts:
     containers: Containers
     lifecycle: Lifecycle
     places: Places
+    caches: BuildCaches
 
 
 class BuildHouse:
@@ -103,6 +106,32 @@ class BuildHouse:
                     status(f"{step.digest[7:19] or reference} {step.stage}")
         raise Internal(f"pull of {reference} ended without an image")
 
+    async def find_cache(self, reference: str) -> RemoteCache | None:
+        name = self._parts.images.reference(reference)
+        found: RemoteCache | None = await self.blocking(self._parts.caches.find, name, self._cancel, lane=Lane.TRANSFER)
+        return found
+
+    async def fetch_cached(self, cache: RemoteCache, step: CachedStep, status: Callable[[str], None]) -> None:
+        tell = self._telling(status)
+        await self.blocking(cache.fetch, step, tell, self._cancel, lane=Lane.TRANSFER)
+
+    async def export_cache(self, reference: str, steps: Sequence[CachedStep], status: Callable[[str], None]) -> int:
+        name, tell = self._parts.images.reference(reference), self._telling(status)
+        return int(await self.blocking(self._parts.caches.export, name, steps, tell, self._cancel, lane=Lane.TRANSFER))
+
+    @staticmethod
+    def _telling(status: Callable[[str], None]) -> Callable[[PullProgress | PushProgress], None]:
+        """Takes progress on a thread, and tells of the stages that something enters."""
+        loop, stages = asyncio.get_running_loop(), dict[str, str]()
+
+        def tell(step: PullProgress | PushProgress) -> None:
+            stage = step.stage.name.lower()
+            if step.digest and stages.get(step.digest) != stage:
+                stages[step.digest] = stage
+                loop.call_soon_threadsafe(status, f"{step.digest[7:19]} {stage}")
+
+        return tell
+
     @asynccontextmanager
     async def container(self, spec: RunSpec, output: Output) -> AsyncIterator[Callable[[], Any]]:
         await self.blocking(self._add, spec)
@@ -111,8 +140,8 @@ class BuildHouse:
         finally:
             await asyncio.shield(self._remove(spec.id))
 
-    async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
-        task = asyncio.ensure_future(self._parts.engine.blocking(Lane.DISK, function, *args))
+    async def blocking(self, function: Callable[..., Any], *args: Any, lane: Lane = Lane.DISK) -> Any:
+        task = asyncio.ensure_future(self._parts.engine.blocking(lane, function, *args))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

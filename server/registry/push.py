@@ -121,7 +121,7 @@ class Transfer:
             raise FailedPrecondition(message, reason="BLOB_LOST", hint=hint)
         if packed:
             document, config = _rewritten(document, config, packed)
-        self._config(document.config, config)
+        self.send_config(document.config, config)
         self.put_manifest(document.raw, document.media_type, document.digest, target)
         name = f"{self._reference.repository}{'@' if ':' in target else ':'}{target}"
         return Pushed(name, document.digest, len(document.raw), document.media_type, rewritten)
@@ -142,6 +142,14 @@ class Transfer:
 
         self._each(blobs, send)
         return self.put_manifest(document.raw, listing.media_type, document.digest, document.digest)
+
+    def send_layer(self, blob: Descriptor) -> bool:
+        """Have a layer's blob there; False when it is not to be had."""
+        try:
+            self._put(blob, blob.digest, self._sources(blob))
+        except Unobtainable:
+            return False
+        return True
 
     def put_manifest(self, raw: bytes, media_type: str, digest: str, target: str) -> bool:
         """Name a document whose parts are there; answers whether the registry has noted what it refers to. Raises Internal when it says
@@ -277,7 +285,8 @@ class Transfer:
         repository = self._client.repository(origin, auth, self._cancel, retries=retries)
         return repository.open_blob(listed, offset, self._cancel)
 
-    def _config(self, blob: Descriptor, config: bytes) -> None:
+    def send_config(self, blob: Descriptor, config: bytes) -> None:
+        """Have a small document there as a blob."""
         self._report(blob.digest, PushStage.WAITING, 0, blob.size)
         sent = self._uploader.put(blob, lambda: io.BytesIO(config), self._sources(blob))
         self._report(blob.digest, _STAGES[sent], blob.size, blob.size)

@@ -18,6 +18,7 @@ from moorage.server.errors import DataLoss, InvalidArgument
 from moorage.server.graph.content import ContentStore
 from moorage.server.graph.packing import MadeLayer
 from moorage.server.model import Platform
+from moorage.server.registry.buildcache import CachedStep
 from tests.graphhouse import House
 
 KEY = key_of("", {"run": ["x"]})
@@ -112,7 +113,12 @@ def test_an_image_tells_only_of_its_own_layers(house: House) -> None:
     layer, base = made(house), made(house, b"base")
     document = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [base.blob.diff_id]}}
     state = of_image(house.graph, house.graph.make_image(json.dumps(document).encode(), [base.blob]), "base")
-    state.keys = {layer.layer.chain_id: KEY, state.chain_id: key_of("", {}), "sha256:" + "1" * 64: "no key"}
+    state.steps = [
+        CachedStep(KEY, "", 0, "not in the image", layer.blob),
+        CachedStep(key_of("", {}), "", 0, "base", base.blob),
+        CachedStep("no key", "", 0, "base", base.blob),
+        CachedStep(KEY, "", 0, "nothing new"),
+    ]
     config = json.loads(state.config(Platform(), inline_cache=True))
     assert len(config["moorage.cache.v1"]) == 3
     image = house.graph.make_image(state.config(Platform(), inline_cache=True), state.blobs)

@@ -123,7 +123,7 @@ def test_arguments_of_from_lines() -> None:
         ),
         (
             "FROM a\nADD --checksum=sha256:1 http://x/y /z",
-            "Dockerfile:2: ADD --checksum=sha256:1: needs sha256:… and one URL",
+            "Dockerfile:2: ADD --checksum=sha256:1: needs sha256:… and one URL, or a commit and one repository",
         ),
         ("FROM a\nEXPOSE 99999", "Dockerfile:2: EXPOSE 99999: not a port, such as 80, 53/udp or 8000-8010"),
         ("FROM a\nSTOPSIGNAL SIGNONE", "Dockerfile:2: STOPSIGNAL SIGNONE: unknown signal"),

@@ -43,7 +43,7 @@ class BuildRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildOpen(_message.Message):
-    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh")
+    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to")
     class BuildArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class BuildOpen(_message.Message):
     INLINE_CACHE_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     SSH_FIELD_NUMBER: _ClassVar[int]
+    CACHE_TO_FIELD_NUMBER: _ClassVar[int]
     dockerfile: bytes
     file_name: str
     tags: _containers.RepeatedScalarFieldContainer[str]
@@ -93,7 +94,16 @@ class BuildOpen(_message.Message):
     inline_cache: bool
     platform: _image_pb2.Platform
     ssh: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ...) -> None: ...
+    cache_to: _containers.RepeatedCompositeFieldContainer[BuildCacheExport]
+    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ...) -> None: ...
+
+class BuildCacheExport(_message.Message):
+    __slots__ = ("reference", "all_stages")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ALL_STAGES_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    all_stages: bool
+    def __init__(self, reference: _Optional[str] = ..., all_stages: _Optional[bool] = ...) -> None: ...
 
 class BuildAgentData(_message.Message):
     __slots__ = ("connection", "id", "data", "end")
