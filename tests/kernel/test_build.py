@@ -12,6 +12,7 @@ import pytest
 
 from tests.building import BASE, Project
 from tests.daemon import Daemon
+from tests.images import build_busybox, push, tar_layer
 from tests.registry import LoopbackRegistry
 
 pytestmark = pytest.mark.kernel
@@ -269,6 +270,24 @@ def test_triggers_of_the_image_built_upon(project: Project) -> None:
     built = project.build("FROM parent:1\nCMD cat /b\n", tag="child:1")
     assert list(built.steps) == ["FROM parent:1", "COPY a /a", "RUN cp /a /b", "exporting to image"]
     assert project.run(tag="child:1") == "1"
+
+
+@pytest.mark.slow
+def test_the_base_is_pulled_again_when_asked_for(project: Project, registry: LoopbackRegistry) -> None:
+    def push_base(version: str) -> None:
+        push(registry.url, "test/moving", "1", build_busybox(extra_layers=[tar_layer({"version": version.encode()})]))
+
+    dockerfile = "FROM registry.example/test/moving:1\nRUN cp /version /copy\n"
+    push_base("one")
+    project.build(dockerfile)
+    push_base("two")
+    assert project.build().steps["RUN cp /version /copy"] == "cached"
+    assert project.run("cat", "/copy") == "one"
+    assert project.build("", "--pull").steps["RUN cp /version /copy"] == "done"
+    assert project.run("cat", "/copy") == "two"
+    # It has the name from now on.
+    assert project.build().steps["RUN cp /version /copy"] == "cached"
+    assert "Dockerfile:1: " in project.build("FROM registry.example/test/gone:1\n", "--pull", check=False).error
 
 
 def test_an_image_tells_another_daemon_of_its_steps(
