@@ -34,7 +34,8 @@ def directory(tmp_path: Path) -> Path:
     ("options", "told"),
     [
         (("--ssh", "x=/"), "/ is not the socket of an agent; key files are not read"),
-        (("--cache-to", "type=registry,ref=x"), "--cache-to takes inline"),
+        (("--cache-to", "type=local,dest=x"), "inline, or type=registry,ref=NAME[,mode=min|max]"),
+        (("--cache-to", "type=registry,ref=x,mode=most"), "inline, or type=registry,ref=NAME[,mode=min|max]"),
         (("--cache-from", "type=local,src=x"), "an image, or type=registry,ref=IMAGE"),
         (("--secret", "src=x"), "id=NAME,src=PATH or id=NAME,env=VAR"),
         (("--secret", "id=x,colour=red"), "id=NAME,src=PATH or id=NAME,env=VAR"),
@@ -96,6 +97,7 @@ def test_what_is_sent_and_printed(
     words = ["--build-arg", "A=1", "--build-arg", "FROM_ENVIRONMENT", "--build-arg", "NOT_SET", "--label", "l=2"]
     words += ["--secret", "id=s,env=TOKEN", "--target", "x", "--network", "none", "--no-cache", "--pull"]
     words += ["--cache-from", "type=registry,ref=r:1", "--cache-to", "inline", "--iidfile", str(iidfile)]
+    words += ["--cache-to", "type=registry,ref=c:1,mode=max", "--cache-to", "type=registry,ref=c:2"]
     assert main(["-H", daemon.url, "build", "-t", "one", "-t", "two:2", *words, str(directory)]) == 0
     out, err = capfd.readouterr()
     assert out.startswith(f"one, two:2: {DIGEST}")
@@ -114,6 +116,10 @@ def test_what_is_sent_and_printed(
         pull=True,
         cache_from=["r:1"],
         inline_cache=True,
+        cache_to=[
+            build_pb2.BuildCacheExport(reference="c:1", all_stages=True),
+            build_pb2.BuildCacheExport(reference="c:2"),
+        ],
     )
     assert main(["-H", daemon.url, "build", "-q", str(directory)]) == 0
     assert capfd.readouterr() == (f"{DIGEST}\n", "")
