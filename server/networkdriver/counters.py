@@ -32,8 +32,3 @@ def read_counters(path: Path = DEVICES) -> dict[str, Counters]:
         sent_bytes, sent_packets, sent_errors, *_, got_bytes, got_packets, got_errors = map(int, rest.split()[:11])
         found[name.strip()] = Counters(got_bytes, got_packets, got_errors, sent_bytes, sent_packets, sent_errors)
     return found
-
-
-def link_names(path: Path = DEVICES) -> set[str]:
-    """The names of the host's links. Read under RCU: does not wait while links are being deleted, as netlink would."""
-    return {line.partition(":")[0].strip() for line in path.read_text().splitlines()[2:]}

@@ -7,11 +7,10 @@ kernel deletes its links by itself, many at once; so a link is given that long f
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
-
-from moorage.server.networkdriver.counters import link_names
 
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.02
@@ -71,8 +70,8 @@ class LinkReaper:
 
     def _pass(self) -> None:
         with self._changed:
-            present, now = link_names(), time.monotonic()
-            self._deadlines = {name: deadline for name, deadline in self._deadlines.items() if name in present}
+            now = time.monotonic()
+            self._deadlines = {name: deadline for name, deadline in self._deadlines.items() if _exists(name)}
             due = [name for name, deadline in self._deadlines.items() if deadline <= now or self._closed]
             self._changed.notify_all()
         for name in due:
@@ -92,3 +91,12 @@ class LinkReaper:
                 self._reaping = ""
                 self._deadlines.pop(name, None)
                 self._changed.notify_all()
+
+
+def _exists(name: str) -> bool:
+    """Whether there is a link of this name. Asked of ioctl(2): that does not wait while links are deleted, as netlink would."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
