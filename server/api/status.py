@@ -23,7 +23,8 @@ from moorage.server.errors import Internal, MoorageError, NotFound, PermissionDe
 
 log = logging.getLogger("moorage.api")
 
-OURS = ("/moorage.", "/runtime.v1.")
+CRI = "/runtime.v1."
+OURS = ("/moorage.", CRI)
 """The services whose errors are the engine's."""
 
 OS_ERRORS: dict[int, type[MoorageError]] = {
@@ -53,13 +54,13 @@ def typed(error: BaseException) -> MoorageError:
     return Internal(f"internal error: {type(error).__name__}: {error}", hint="see the daemon's log")
 
 
-def trailing(error: MoorageError) -> tuple[tuple[str, bytes], ...]:
-    """`grpc-status-details-bin` for an error."""
+def trailing(error: MoorageError, text: str) -> tuple[tuple[str, bytes], ...]:
+    """`grpc-status-details-bin` for an error; `text` is the status's own."""
     metadata = error.metadata | ({"hint": error.hint} if error.hint else {})
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain="moorage", metadata=metadata)
     detail = any_pb2.Any()
     detail.Pack(info)
-    status = status_pb2.Status(code=_code(error).value[0], message=error.message, details=[detail])
+    status = status_pb2.Status(code=_code(error).value[0], message=text, details=[detail])
     return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
@@ -131,4 +132,8 @@ class StatusInterceptor(aio.ServerInterceptor):
     async def _abort(self, method: str, error: Exception, context: aio.ServicerContext[Any, Any]) -> NoReturn:
         mapped = typed(error)
         self._metrics.rpc(method, mapped.code)
-        await context.abort(_code(mapped), mapped.message, trailing(mapped))
+        text = mapped.message
+        if mapped.hint and method.startswith(CRI):
+            # Of CRI's callers people see nothing but the text: in a pod's events, say.
+            text = f"{text}; {mapped.hint}"
+        await context.abort(_code(mapped), text, trailing(mapped, text))

@@ -6,8 +6,10 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 
 from moorage.cri.v1 import api_pb2 as pb
 from moorage.server.model import IdMap, PortMapping
@@ -214,6 +216,16 @@ def test_a_security_context_that_cannot_be_is_refused(cri: Cri, security: dict[s
 def test_an_unknown_runtime_handler_is_refused(cri: Cri) -> None:
     with refused(INVALID, "no-such"):
         cri.run(handler="no-such")
+
+
+def test_what_to_do_stands_in_the_text_of_a_failure(cri: Cri) -> None:
+    """A pod's events show the text alone."""
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.run(handler="no-such")
+    status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    assert status.message == "unknown runtime handler 'no-such'; known are '', 'moorage'"
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info) and info.metadata["hint"] == "known are '', 'moorage'"
 
 
 def user_namespace(**fields: Any) -> dict[str, Any]:

@@ -104,6 +104,8 @@ METRICS: tuple[Metric, ...] = (
     _gauge("memory_max_usage_bytes", "memory_max_usage", "Most memory ever used."),
     _gauge("memory_rss", "memory_rss", "Bytes of anonymous memory."),
     _gauge("memory_swap", "memory_swap", "Bytes of swap used."),
+    _gauge("memory_total_active_file_bytes", "memory_active_file", "Bytes of page cache in use of late."),
+    _gauge("memory_total_inactive_file_bytes", "memory_inactive_file", "Bytes of page cache not in use of late."),
     _gauge("memory_usage_bytes", "memory_usage", "Memory used, with all caches."),
     _gauge("memory_working_set_bytes", "working_set", "Memory used, without inactive page cache."),
     *_networks(),
