@@ -11,7 +11,7 @@ from grpc import aio
 from moorage.server.api import context as ctx
 from moorage.server.api import convert
 from moorage.server.api.registry import given, pushing
-from moorage.server.engine import commands, storecommands
+from moorage.server.engine import imagecommands, storecommands
 from moorage.server.engine.engine import Engine
 from moorage.server.engine.registrycommands import Push
 from moorage.server.errors import InvalidArgument
@@ -36,7 +36,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         self, request: image_pb2.PullImageRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.PullImageResponse]:
         found = given(request.auth)
-        command = commands.Pull(
+        command = imagecommands.Pull(
             request.reference,
             convert.platform(request.platform),
             found.auth if found else None,
@@ -69,11 +69,13 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         return image_pb2.ListImagesResponse(images=messages, next_page_token=token)
 
     async def GetImage(self, request: image_pb2.GetImageRequest, context: Ctx) -> image_pb2.Image:
-        image = await self._engine.run(commands.InspectImage(request.reference), ctx.of(context))
+        image = await self._engine.run(imagecommands.InspectImage(request.reference), ctx.of(context))
         return await self._image(image, context)
 
     async def RemoveImage(self, request: image_pb2.RemoveImageRequest, context: Ctx) -> image_pb2.RemoveImageResponse:
-        removed = await self._engine.run(commands.RemoveImage(request.reference, force=request.force), ctx.of(context))
+        removed = await self._engine.run(
+            imagecommands.RemoveImage(request.reference, force=request.force), ctx.of(context)
+        )
         return image_pb2.RemoveImageResponse(
             untagged=removed.untagged, deleted=removed.deleted, reclaimed_bytes=removed.reclaimed
         )
@@ -153,7 +155,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         )
 
     async def _image(self, image: Image, context: Ctx) -> image_pb2.Image:
-        return convert.image(image, await self._engine.run(commands.ImageUsers(image.id), ctx.of(context)))
+        return convert.image(image, await self._engine.run(imagecommands.ImageUsers(image.id), ctx.of(context)))
 
 
 async def _data(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
@@ -162,8 +164,8 @@ async def _data(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         yield request.data
 
 
-def _list_command(request: image_pb2.ListImagesRequest) -> commands.ListImages:
-    return commands.ListImages(
+def _list_command(request: image_pb2.ListImagesRequest) -> imagecommands.ListImages:
+    return imagecommands.ListImages(
         request.reference,
         dangling=request.dangling if request.HasField("dangling") else None,
         labels=dict(request.labels),

@@ -13,7 +13,7 @@ from typing import Any
 from moorage.server.builder.base import Output, RunSpec
 from moorage.server.builder.progress import BuildEvent
 from moorage.server.cancel import CancelToken
-from moorage.server.engine import commands
+from moorage.server.engine import commands, imagecommands
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.engine import Engine, Lane
 from moorage.server.engine.images import Images
@@ -97,7 +97,7 @@ class BuildHouse:
             except NotFound as error:
                 status(f"{error.message}: pulling")
         stages: dict[str, str] = {}
-        async with aclosing(self._parts.engine.stream(commands.Pull(reference), self._context)) as steps:
+        async with aclosing(self._parts.engine.stream(imagecommands.Pull(reference), self._context)) as steps:
             async for step in steps:
                 if step.image is not None:
                     return step.image

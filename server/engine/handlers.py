@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from moorage.server.engine import buildcommands as b
 from moorage.server.engine import commands as c
+from moorage.server.engine import imagecommands as i
 from moorage.server.engine import podcommands as p
 from moorage.server.engine import registrycommands as r
 from moorage.server.engine import storecommands as s
@@ -130,11 +131,11 @@ def table(
         Verb("event_last", c.LastEvent, events.last, Lane.READ),
         Verb("events", c.Events, events.stream, Lane.WATCH, lambda x: x.object),
         # images
-        Verb("pull", c.Pull, images.pull, Lane.WAIT, lambda x: x.reference),
-        Verb("images", c.ListImages, images.images, Lane.READ),
-        Verb("image_inspect", c.InspectImage, images.inspect, Lane.READ),
-        Verb("image_users", c.ImageUsers, images.users, Lane.READ),
-        Verb("image_delete", c.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),
+        Verb("pull", i.Pull, images.pull, Lane.WAIT, lambda x: x.reference),
+        Verb("images", i.ListImages, images.images, Lane.READ),
+        Verb("image_inspect", i.InspectImage, images.inspect, Lane.READ),
+        Verb("image_users", i.ImageUsers, images.users, Lane.READ),
+        Verb("image_delete", i.RemoveImage, images.remove, Lane.DISK, lambda x: x.reference),
         Verb("tag", s.Tag, store.tag, Lane.KERNEL, lambda x: x.source),
         Verb("history", s.History, store.history, Lane.KERNEL, lambda x: x.reference),
         Verb("save", s.Save, archiving.save, Lane.WAIT, lambda x: ",".join(x.references)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from moorage.server.cancel import CancelToken
-from moorage.server.engine import commands, imagefilter
+from moorage.server.engine import imagecommands, imagefilter
 from moorage.server.engine.containers import Containers
 from moorage.server.engine.job import Job
 from moorage.server.engine.registrycommands import Given, for_registry
@@ -58,12 +58,12 @@ class Images:
             )
         return str(reference.with_default_tag())
 
-    async def pull(self, job: Job, command: commands.Pull) -> AsyncIterator[commands.Progress]:
+    async def pull(self, job: Job, command: imagecommands.Pull) -> AsyncIterator[imagecommands.Progress]:
         """Run the puller on a transfer thread and hand on its progress; a reader that goes away stops it."""
         reference = self.reference(command.reference).with_default_tag()
         found = self._present(reference, command) if command.policy != "always" else None
         if found is not None:
-            yield commands.Progress(stage="done", image=found)
+            yield imagecommands.Progress(stage="done", image=found)
             return
         platform = command.platform or Platform()
         given = Given(command.auth, command.auth_registry) if command.auth else None
@@ -72,14 +72,14 @@ class Images:
         def work(tell: Callable[[PullProgress], None], cancel: CancelToken) -> Image:
             return self._puller.pull(reference, platform, auth, tell, cancel)
 
-        yield commands.Progress(stage="resolving")
+        yield imagecommands.Progress(stage="resolving")
         async for step in transfer(self._engine, job, work):
             if isinstance(step, Ended):
-                yield commands.Progress(stage="done", image=step.result)
+                yield imagecommands.Progress(stage="done", image=step.result)
             else:
-                yield commands.Progress(step.digest, step.stage.name.lower(), step.current, step.total)
+                yield imagecommands.Progress(step.digest, step.stage.name.lower(), step.current, step.total)
 
-    def _present(self, reference: Reference, command: commands.Pull) -> Image | None:
+    def _present(self, reference: Reference, command: imagecommands.Pull) -> Image | None:
         """The image that is here under a name, for the platform asked for. Raises NotFound when the registry must not be asked."""
         try:
             found = self.get(str(reference))
@@ -94,7 +94,7 @@ class Images:
         hint = "the pull policy is never: pull it, or choose another policy"
         raise NotFound(f"image {reference}{on} is not here", reason="IMAGE_NOT_FOUND", hint=hint, image=str(reference))
 
-    def images(self, job: Job, command: commands.ListImages) -> list[Image]:
+    def images(self, job: Job, command: imagecommands.ListImages) -> list[Image]:
         """Images, newest first."""
         images = sorted(self._graph.list(), key=lambda image: (-image.created_ns, image.id))
         before = self.get(command.before) if command.before else None
@@ -103,18 +103,18 @@ class Images:
             images = [image for image in images if _named(image, self.reference(command.reference))]
         return [image for image in images if imagefilter.matches(image, command, before, since)]
 
-    def inspect(self, job: Job, command: commands.InspectImage) -> Image:
+    def inspect(self, job: Job, command: imagecommands.InspectImage) -> Image:
         """One image."""
         return self.get(command.reference)
 
-    def users(self, job: Job, command: commands.ImageUsers) -> list[str]:
+    def users(self, job: Job, command: imagecommands.ImageUsers) -> list[str]:
         """Containers made from an image."""
         return self._containers.using(command.image_id)
 
-    def remove(self, job: Job, command: commands.RemoveImage) -> commands.RemovedImage:
+    def remove(self, job: Job, command: imagecommands.RemoveImage) -> imagecommands.RemovedImage:
         """Delete a tag or an image that no container holds."""
         removed = self._graph.remove(self.key(command.reference), self._containers.using, command.forget, command.force)
-        return commands.RemovedImage(tuple(removed.untagged), tuple(removed.deleted), removed.reclaimed)
+        return imagecommands.RemovedImage(tuple(removed.untagged), tuple(removed.deleted), removed.reclaimed)
 
 
 def _named(image: Image, wanted: references.Reference) -> bool:

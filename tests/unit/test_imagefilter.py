@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moorage.server.engine import imagefilter
-from moorage.server.engine.commands import ListImages
+from moorage.server.engine.imagecommands import ListImages
 from moorage.server.model import Image, ImageConfig, Platform
 
 HUB, TEAM = "docker.io/library/busybox:1.36", "r.example:5000/team/app:v1"

@@ -13,7 +13,7 @@ from moorage.server.api import context as ctx
 from moorage.server.api.cri import convert_container, convert_pod
 from moorage.server.api.derived import Derived
 from moorage.server.config import Cri
-from moorage.server.engine import commands
+from moorage.server.engine import commands, imagecommands
 from moorage.server.engine import podcommands as pods
 from moorage.server.engine.engine import Engine
 from moorage.server.engine.job import Command, Context
@@ -83,7 +83,7 @@ class Calls:
 
     async def _image(self, image_id: str, caller: Context) -> Image | None:
         try:
-            return await self._engine.run(commands.InspectImage(image_id), caller)
+            return await self._engine.run(imagecommands.InspectImage(image_id), caller)
         except NotFound:
             return None
 

@@ -16,7 +16,7 @@ from moorage.cri.v1 import api_pb2_grpc
 from moorage.server.api import context as ctx
 from moorage.server.api.cri import common, verbose
 from moorage.server.api.cri.calls import Calls, Ctx
-from moorage.server.engine import commands
+from moorage.server.engine import commands, imagecommands
 from moorage.server.engine.job import Context
 from moorage.server.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from moorage.server.model import Image
@@ -49,7 +49,7 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
     async def PullImage(self, request: pb.PullImageRequest, context: Ctx) -> pb.PullImageResponse:
         reference = request.image.image
         given = auth(request.auth) if request.HasField("auth") else None
-        command = commands.Pull(reference, None, given, request.auth.server_address)
+        command = imagecommands.Pull(reference, None, given, request.auth.server_address)
         pulled: Image | None = None
         async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
             async for step in steps:
@@ -69,7 +69,7 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
             if found is None:
                 break
             try:
-                await self._engine.run(commands.RemoveImage(found.id, forget=True), caller)
+                await self._engine.run(imagecommands.RemoveImage(found.id, forget=True), caller)
             except NotFound:
                 break
             except FailedPrecondition as error:
@@ -79,7 +79,7 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
 
     async def ImageFsInfo(self, request: pb.ImageFsInfoRequest, context: Ctx) -> pb.ImageFsInfoResponse:
         """Images and containers share one file system. The bytes are those of the layers, the inodes all that are used there."""
-        images = await self._run(commands.ListImages(), context)
+        images = await self._run(imagecommands.ListImages(), context)
         inodes = await asyncio.to_thread(_inodes, self._setting.root)
         usage = pb.FilesystemUsage(
             timestamp=time.time_ns(),
@@ -94,7 +94,7 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
         if wanted.image.image:
             found = await self._known(wanted.image.image, caller)
             return [image(found, pinned)] if found else []
-        images = await self._engine.run(commands.ListImages(), caller)
+        images = await self._engine.run(imagecommands.ListImages(), caller)
         return [image(each, pinned) for each in images if _has_name(each)]
 
     async def _known(self, text: str, caller: Context) -> Image | None:
