@@ -8,6 +8,7 @@ from typing import Any
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import MoorageError
+from moorage.server.registry.buildcache import BuildCaches
 from moorage.server.registry.client import Client
 from moorage.server.registry.config import RegistryConfig
 from moorage.server.registry.copying import Copier
@@ -44,4 +45,5 @@ def fake_registry(stack: ExitStack) -> dict[str, Any]:
         "pusher": FakePusher(),
         "indexer": Indexer(Puller(MemoryGraph(), client).shared, client),
         "copier": Copier(Puller(MemoryGraph(), client).shared, client),
+        "caches": BuildCaches(Puller(MemoryGraph(), client).shared, client),
     }
