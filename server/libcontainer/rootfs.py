@@ -164,7 +164,7 @@ def shown_directory(layers: Sequence[Layer], path: str, shift: Shift | None = No
         root = mount_root(layers, shift)
         opened.callback(os.close, root)
         opened.callback(syscalls.umount, _STAGING, syscalls.MNT_DETACH)
-        with doing("open of the image", f"/{path}"):
+        with doing("open the image's", f"/{path}"):
             directory = open_in_root(root, f"/{path}", os.O_PATH | os.O_DIRECTORY)
         opened.callback(os.close, directory)
         yield directory

@@ -122,8 +122,9 @@ async def test_attach_shows_what_comes_and_takes_stdin(cri: Cri) -> None:
     await client.close()
     client = await SpdyClient.connect(attach_url(box, stdin=True), V4)
     error, stdin, out = await client.open_all("error", "stdin", "stdout")
-    client.send(client.framer.data(stdin, b"two\n", FIN))
+    client.send(client.framer.data(stdin, b"two\n"))
     await client.until(lambda: client.streams[out].data == b"got two\n")
+    client.send(client.framer.data(stdin, b"", FIN))
     # It has detached.
     await client.finished(error)
     await client.close()
@@ -131,15 +132,17 @@ async def test_attach_shows_what_comes_and_takes_stdin(cri: Cri) -> None:
 
 
 async def test_attach_without_input_lasts_as_long_as_the_container(cri: Cri) -> None:
-    box = cri.pod().run("sh", "-c", "read line; echo got $line; sleep 1000", stdin=True)
+    script = "while sleep 0.05; do echo tick; done & read line; echo got $line; wait"
+    box = cri.pod().run("sh", "-c", script, stdin=True)
     watcher = await SpdyClient.connect(attach_url(box), V4)
     error, out = await watcher.open_all("error", "stdout")
+    await watcher.until(lambda: b"tick" in watcher.streams[out].data)
     speaker = await SpdyClient.connect(attach_url(box, stdin=True), V4)
     speaker_error, stdin, _ = await speaker.open_all("error", "stdin", "stdout")
     speaker.send(speaker.framer.data(stdin, b"it\n", FIN))
     await speaker.finished(speaker_error)
     await speaker.close()
-    await watcher.until(lambda: watcher.streams[out].data == b"got it\n")
+    await watcher.until(lambda: b"got it\n" in watcher.streams[out].data)
     box.stop(0)
     await watcher.finished(error)
     await watcher.close()
