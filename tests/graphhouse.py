@@ -99,11 +99,8 @@ class MemoryDriver:
     def containers(self) -> set[str]:
         return set(self.writable)
 
-    def usage(self, container_id: str) -> DiskUsage:
-        return DiskUsage(len(self.writable[container_id]), 1)
-
     def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
-        return {each: self.usage(each) for each in container_ids if each in self.writable}
+        return {each: DiskUsage(len(self.writable[each]), 1) for each in container_ids if each in self.writable}
 
     def footprint(self) -> Footprint:
         layers = {chain_id: len(data) for chain_id, data in self.stored.items()}

@@ -14,7 +14,7 @@ from moorage.server.api.derived import Derived
 from moorage.server.api.output import fitting
 from moorage.server.engine import commands, storecommands
 from moorage.server.engine.engine import Engine
-from moorage.server.errors import InvalidArgument
+from moorage.server.errors import InvalidArgument, NotFound
 from moorage.server.model import Container, ExitStatus
 from moorage.v1 import runtime_pb2 as pb
 from moorage.v1 import runtime_pb2_grpc
@@ -74,10 +74,12 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
 
     async def GetContainer(self, request: pb.GetContainerRequest, context: Ctx) -> pb.Container:
         found = await self._engine.run(commands.InspectContainer(request.id), ctx.of(context))
-        size = (
-            (await self._engine.run(commands.MeasureContainer(found.id), ctx.of(context))).bytes if request.size else 0
-        )
-        return self._container(found, size)
+        if not request.size:
+            return self._container(found)
+        usages = await self._engine.run(commands.MeasureContainers((found.id,)), ctx.of(context))
+        if found.id not in usages:
+            raise NotFound(f"container {found.id} is being removed", container=found.id)
+        return self._container(found, usages[found.id].bytes)
 
     async def ExportContainer(
         self, request: pb.ExportContainerRequest, context: Ctx

@@ -103,15 +103,8 @@ class InspectContainer(Command[Container]):
 
 
 @dataclass(frozen=True)
-class MeasureContainer(Command[DiskUsage]):
-    """What a container's writable layer takes."""
-
-    id: str
-
-
-@dataclass(frozen=True)
 class MeasureContainers(Command[dict[str, DiskUsage]]):
-    """What the writable layers of several containers take, by ID; those that are gone are left out."""
+    """What writable layers take, by ID (`ids` are whole); those of containers that are gone are left out."""
 
     ids: tuple[str, ...]
 

@@ -77,7 +77,6 @@ def table(
         | c.Kill
         | c.Remove
         | c.Reap
-        | c.MeasureContainer
         | c.Wait
         | c.Top
         | c.Attach
@@ -107,8 +106,13 @@ def table(
         Verb("reap", c.Reap, lifecycle.reap, Lane.KERNEL, subject, by_id),
         Verb("containers", c.ListContainers, listing.containers, Lane.READ),
         Verb("container_inspect", c.InspectContainer, listing.container, Lane.READ),
-        Verb("container_size", c.MeasureContainer, listing.usage, Lane.DISK, subject),
-        Verb("container_sizes", c.MeasureContainers, listing.usages, Lane.DISK),
+        Verb(
+            "container_size",
+            c.MeasureContainers,
+            listing.usages,
+            Lane.DISK,
+            lambda x: x.ids[0] if x.ids[1:] == () else "",
+        ),
         Verb("wait", c.Wait, listing.wait, Lane.WATCH, subject),
         Verb("top", c.Top, system.top, Lane.KERNEL, subject),
         Verb("update", c.Update, adjust.update, Lane.KERNEL, subject, by_id),

@@ -31,10 +31,6 @@ class Listing:
         """One container."""
         return self._containers.get(command.id)
 
-    def usage(self, job: Job, command: commands.MeasureContainer) -> DiskUsage:
-        """What a container's writable layer takes."""
-        return self._graph.rootfs_usage(self._containers.resolve(command.id))
-
     def usages(self, job: Job, command: commands.MeasureContainers) -> dict[str, DiskUsage]:
         """What the writable layers take of those containers that are still there."""
         return self._graph.rootfs_usages(command.ids)

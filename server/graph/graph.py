@@ -353,12 +353,8 @@ class Graph:
         """Delete a container's writable layer; missing is fine."""
         self.driver.remove(container_id)
 
-    def rootfs_usage(self, container_id: str) -> DiskUsage:
-        """What a container's writable layer takes."""
-        return self.driver.usage(container_id)
-
     def rootfs_usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
-        """The same of several containers, by ID; those that are gone are left out."""
+        """What containers' writable layers take, by ID; those that are gone are left out."""
         return self.driver.usages(container_ids)
 
     def close(self) -> None:

@@ -10,17 +10,13 @@ import ipaddress
 import logging
 import ssl
 from contextlib import suppress
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from moorage.server.errors import FailedPrecondition, InvalidArgument, Unavailable
-from moorage.server.streaming.handshake import Refusal, read_request
-from moorage.server.streaming.mux import ProtocolError
 from moorage.server.streaming.requests import Kind, Open, OpenAttach, OpenExec, OpenPortForward
 from moorage.server.streaming.tokens import Tokens
 from moorage.server.streaming.transport import READ_CHUNK, ConnectionLost, TcpTransport, Transport
-from moorage.server.streaming.upgrade import Upgraded, upgrade
 
 log = logging.getLogger(__name__)
 
@@ -135,19 +131,19 @@ class StreamingServer:
                 await transport.close()
 
     async def _serve(self, transport: Transport, task: asyncio.Task[None]) -> None:
+        # What speaks HTTP, SPDY and WebSocket is loaded for the first connection: a daemon is up sooner without it.
+        from moorage.server.streaming import session
+
         self._begin_handshake(task)
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                upgraded = await self._upgrade(transport)
-        except Refusal as refusal:
-            log.info("streaming request refused", extra={"status": int(refusal.status), "error": refusal.message})
-            await transport.write(refusal.response())
-            return
+                upgraded = await session.begin(transport, self._tokens.redeem)
         except TimeoutError:
             return
         finally:
             self._handshakes.pop(task, None)
-        await _drive(upgraded)
+        if upgraded is not None:
+            await session.drive(upgraded)
 
     def _begin_handshake(self, task: asyncio.Task[None]) -> None:
         if len(self._handshakes) >= MAX_HANDSHAKES:
@@ -155,31 +151,6 @@ class StreamingServer:
             del self._handshakes[oldest]
             oldest.cancel()
         self._handshakes[task] = None
-
-    async def _upgrade(self, transport: Transport) -> Upgraded:
-        request = await read_request(transport)
-        kind, _, token = request.path.removeprefix("/").partition("/")
-        opened = self._tokens.redeem(kind, token)
-        if opened is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "no such stream, or its URL was used or is too old")
-        return await upgrade(transport, request, opened)
-
-
-async def _drive(upgraded: Upgraded) -> None:
-    """Read and work until either ends."""
-    tasks = [asyncio.ensure_future(upgraded.connection.run()), asyncio.ensure_future(upgraded.work())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        await upgraded.connection.transport.close()
-    for result in results:
-        if isinstance(result, ProtocolError):
-            log.info("streaming peer sent away", extra={"error": str(result)})
-        elif isinstance(result, Exception) and not isinstance(result, ConnectionLost):
-            log.error("a stream failed", exc_info=result)
 
 
 def _check_streams(request: OpenExec | OpenAttach) -> None:

@@ -70,8 +70,8 @@ def test_layers_and_containers_are_subvolumes_that_share_their_data(driver: Btrf
     assert subvolumes.is_subvolume(layer(driver))
     assert subvolumes.is_subvolume(container(driver, "c1"))
     os.sync()
-    assert driver.usage("c1").bytes == 0
-    assert driver.usage("c1").inodes == 1
+    assert driver.usages(["c1"])["c1"].bytes == 0
+    assert driver.usages(["c1"])["c1"].inodes == 1
 
 
 def test_a_layer_takes_no_change(driver: BtrfsDriver) -> None:
@@ -83,10 +83,10 @@ def test_usage_is_what_was_written_to_the_copy(driver: BtrfsDriver, tmp_path: Pa
     driver.create("c1", BASE)
     rewrite = "fd = os.open('etc/passwd', os.O_WRONLY); os.pwrite(fd, bytes(65536), 0); os.fsync(fd)"
     in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", rewrite)
-    assert driver.usage("c1").bytes == 65536
+    assert driver.usages(["c1"])["c1"].bytes == 65536
     tiny = "fd = os.open('tiny', os.O_CREAT | os.O_WRONLY); os.write(fd, b'12345'); os.fsync(fd)"
     in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", tiny)
-    assert (driver.usage("c1").bytes, driver.usage("c1").inodes) == (65541, 2)
+    assert (driver.usages(["c1"])["c1"].bytes, driver.usages(["c1"])["c1"].inodes) == (65541, 2)
 
 
 def test_subvolumes_that_a_container_made_are_counted_and_deleted(
@@ -102,7 +102,7 @@ def test_subvolumes_that_a_container_made_are_counted_and_deleted(
     subvolumes.snapshot(tree / "inner" / "deep" / "innermost", tree / "etc", "copy")
     subvolumes.make_read_only(tree / "etc" / "copy")
     os.sync()
-    assert driver.usage("c1").bytes >= MIB
+    assert driver.usages(["c1"])["c1"].bytes >= MIB
     assert len(subvolume_ids(btrfs)) == len(before) + 3
     driver.remove("c1")
     driver.close()

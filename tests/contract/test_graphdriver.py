@@ -249,9 +249,9 @@ os.link('new', 'again')
 def test_size_is_what_is_on_the_disk(driver: GraphDriver, tmp_path: Path) -> None:
     apply(driver, BASE, "", base())
     driver.create("c1", BASE)
-    before = driver.usage("c1")
+    before = driver.usages(["c1"])["c1"]
     in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", WRITE_3_MIB)
-    after = driver.usage("c1")
+    after = driver.usages(["c1"])["c1"]
     assert 3 << 20 <= after.bytes - before.bytes < 4 << 20
     assert after.inodes - before.inodes == 1
     for number in range(2, 16):
@@ -348,7 +348,7 @@ def test_a_tree_of_any_depth_is_deleted(driver: GraphDriver, root: Path, tmp_pat
         "os.mkdir('moorage-0')\nfor _ in range(1500): open('f', 'w').close(); os.mkdir('d' * 100); os.chdir('d' * 100)"
     )
     in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", deep)
-    assert driver.usage("c1").inodes > 40
+    assert driver.usages(["c1"])["c1"].inodes > 40
     driver.remove("c1")
     driver.close()
     assert list((root / driver.name / "trash").iterdir()) == []
@@ -364,7 +364,7 @@ def test_malformed_chain_ids_never_become_paths(driver: GraphDriver, bad: str) -
 
 @pytest.mark.parametrize("bad", ["../c", "", ".", "a/b", "x" * 200])
 def test_malformed_container_ids_never_become_paths(driver: GraphDriver, bad: str) -> None:
-    for action in (driver.remove, driver.rootfs, driver.usage):
+    for action in (driver.remove, driver.rootfs, lambda each: driver.usages([each])):
         with pytest.raises(InvalidArgument):
             action(bad)
     with pytest.raises(InvalidArgument):

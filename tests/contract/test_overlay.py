@@ -83,12 +83,12 @@ def test_metacopy_copies_no_data_and_cannot_be_committed(make: Make, tmp_path: P
     plain = make()
     plain.create("plain", BASE)
     in_rootfs(plain.rootfs("plain"), tmp_path / "mnt", change)
-    assert plain.usage("plain").bytes >= 3 * MIB
+    assert plain.usages(["plain"])["plain"].bytes >= 3 * MIB
     driver = make(metacopy=True)
     driver.create("c1", BASE)
     tree = in_rootfs(driver.rootfs("c1"), tmp_path / "mnt", change)
     assert (tree["big"]["owner"], tree["big"]["size"]) == ("5:6", 3 * MIB)
-    assert driver.usage("c1").bytes < MIB
+    assert driver.usages(["c1"])["c1"].bytes < MIB
     with (
         pytest.raises(FailedPrecondition, match='cannot pack "big": overlay left it incomplete'),
         driver.snapshot("c1", CancelToken()) as snapshot,

@@ -328,7 +328,7 @@ def test_root_file_systems_come_from_the_driver(house: House) -> None:
     house.graph.create_rootfs("c1", image.id)
     assert house.driver.writable == {"c1": image.layers[-1].chain_id}
     assert house.graph.rootfs("c1")[0].source == image.layers[-1].chain_id
-    assert house.graph.rootfs_usage("c1") == DiskUsage(71, 1)
+    assert house.graph.rootfs_usages(["c1", "c2"]) == {"c1": DiskUsage(71, 1)}
     house.graph.remove_rootfs("c1")
     house.graph.remove_rootfs("c1")
     with pytest.raises(NotFound):

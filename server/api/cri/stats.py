@@ -69,9 +69,11 @@ class LayerUsages:
             self._known.update({container_id: (now, usage) for container_id, usage in found.items()})
 
     async def _learn(self, container_id: str, caller: Context) -> DiskUsage:
-        usage = await self._engine.run(commands.MeasureContainer(container_id), caller)
-        self._known[container_id] = (time.monotonic(), usage)
-        return usage
+        usages = await self._engine.run(commands.MeasureContainers((container_id,)), caller)
+        if container_id not in usages:
+            raise NotFound(f"container {container_id[:12]} is being removed", container=container_id)
+        self._known[container_id] = (time.monotonic(), usages[container_id])
+        return usages[container_id]
 
     def keep(self, container_ids: Iterable[str]) -> None:
         """Forget all others."""

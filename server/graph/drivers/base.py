@@ -246,12 +246,8 @@ class GraphDriver(Protocol):
         """Container IDs that have a writable layer on disk."""
         ...
 
-    def usage(self, container_id: str) -> DiskUsage:
-        """What the container's writable layer takes."""
-        ...
-
     def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
-        """The same of several, by ID; those that are gone are left out."""
+        """What containers' writable layers take, by ID; those that are gone are left out."""
         ...
 
     def footprint(self) -> Footprint:

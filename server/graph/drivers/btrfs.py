@@ -53,17 +53,12 @@ class BtrfsDriver(TreeDriver):
             with _told(f"delete subvolume {tree}"):
                 qgroups.forget(path, subvolumes.destroy(tree))
 
-    def usage(self, container_id: str) -> DiskUsage:
-        """What the snapshot does not share with the layer it was made of; written data counts once it is on the disk."""
-        tree = self._tree(container_id)
-        with _told(f"measure container {container_id}"):
-            return DiskUsage(*subvolumes.changed(tree))
-
     def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
+        """What the snapshots do not share with the layers they were made of; written data counts once it is on the disk."""
         found = {}
         for container_id in container_ids:
-            with suppress(NotFound):
-                found[container_id] = self.usage(container_id)
+            with suppress(NotFound), _told(f"measure container {container_id}"):
+                found[container_id] = DiskUsage(*subvolumes.changed(self._tree(container_id)))
         return found
 
     def status(self) -> DriverStatus:

@@ -283,9 +283,6 @@ class OverlayDriver:
     def containers(self) -> set[str]:
         return set(os.listdir(self._storage.containers))
 
-    def usage(self, container_id: str) -> DiskUsage:
-        return self._confined.measure_tree(str(self._container(container_id) / "upper"))
-
     def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
         places = {each: str(self._storage.container(each) / "upper") for each in container_ids}
         found = self._confined.measure_trees([*places.values()])

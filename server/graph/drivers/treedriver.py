@@ -162,9 +162,6 @@ class TreeDriver(ABC):
         return set(os.listdir(self._storage.containers))
 
     @abstractmethod
-    def usage(self, container_id: str) -> DiskUsage: ...
-
-    @abstractmethod
     def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]: ...
 
     def footprint(self) -> Footprint:

@@ -29,9 +29,6 @@ class VfsDriver(TreeDriver):
     def _before_deletion(self, path: Path) -> None:
         """A copy is deleted like any tree."""
 
-    def usage(self, container_id: str) -> DiskUsage:
-        return self._confined.measure_tree(str(self._tree(container_id)))
-
     def usages(self, container_ids: Sequence[str]) -> dict[str, DiskUsage]:
         places = {each: str(self._storage.container(each) / "tree") for each in container_ids}
         found = self._confined.measure_trees([*places.values()])
