@@ -11,6 +11,8 @@ What is not said is as a kubelet says it: a seccomp profile of the runtime, name
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,10 @@ from moorage.cri.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 
 T = TypeVar("T")
 SECONDS = 30
+HANDLER = os.environ.get("MOORAGE_HANDLER", "")
+"""The runtime handler of pods that name none: `MOORAGE_HANDLER=runc make cri` has runc make all containers."""
+RUNTIMES = f'[runtimes.{HANDLER}]\npath = "{shutil.which(HANDLER) or HANDLER}"\n' if HANDLER else ""
+"""What the daemon must be told for that."""
 _OPTIONS = [("grpc.max_receive_message_length", 16 << 20), ("grpc.max_send_message_length", 16 << 20)]
 
 
@@ -71,12 +77,12 @@ class Cri:
         directory.mkdir(parents=True, exist_ok=True)
         return api.PodSandboxConfig(**{"metadata": metadata, "log_directory": str(directory), **fields})
 
-    def pod(self, name: str = "", *, handler: str = "", **fields: Any) -> Pod:
+    def pod(self, name: str = "", *, handler: str = HANDLER, **fields: Any) -> Pod:
         """RunPodSandbox."""
         config = self.pod_config(name, **fields)
         return Pod(self, self.run(config, handler), config)
 
-    def run(self, config: api.PodSandboxConfig, handler: str = "") -> str:
+    def run(self, config: api.PodSandboxConfig, handler: str = HANDLER) -> str:
         return self.runtime.RunPodSandbox(
             api.RunPodSandboxRequest(config=config, runtime_handler=handler)
         ).pod_sandbox_id

@@ -49,7 +49,7 @@ def discard(pod: int, identity: str, runtime: Runtime) -> None:
 def _forget(path: str, identity: str, runtime: Runtime, report: int | None) -> None:
     """The life of the process that does it: a runtime takes its time, and the supervisor has other containers."""
     try:
-        ociruntime.run(runtime, path, "delete", "--force", identity)
+        ociruntime.run(runtime, path, "delete", "--force", identity, seconds=ociruntime.DELETE_SECONDS)
     finally:
         bundle.remove(path)
     if report is not None:

@@ -21,6 +21,8 @@ from moorage.server.supervisor.children import die_with_parent, forked
 
 SECONDS = 60.0
 """How long one command of a runtime may take: as long as a step of a start of our own."""
+DELETE_SECONDS = 10.0
+"""How long it may take to forget a container whose processes are gone; what it leaves is deleted with the pod."""
 LOG = "log"
 LOG_LIMIT = 64 << 10
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -63,7 +65,7 @@ def delete_command(runtime: Runtime, identity: str) -> list[str]:
     return command_line(runtime, "delete", "--force", identity)
 
 
-def run(runtime: Runtime, directory: str, *arguments: str, stdio: Sequence[int] = ()) -> None:
+def run(runtime: Runtime, directory: str, *arguments: str, stdio: Sequence[int] = (), seconds: float = SECONDS) -> None:
     """Run a command of a runtime in a directory, where its log is, and wait for its end. It dies with the caller.
 
     `stdio` become its 0, 1 and 2, and those of what it starts. Raises StartError.
@@ -76,7 +78,7 @@ def run(runtime: Runtime, directory: str, *arguments: str, stdio: Sequence[int] 
     caller = os.getpid()
     line = command_line(runtime, *arguments, log=log)
     pid = forked(lambda kept: _become(line, directory, kept, caller), stdio)
-    status = _wait(pid, runtime, arguments[0])
+    status = _wait(pid, runtime, arguments[0], seconds)
     if status:
         raise failure(runtime, arguments[0], _logged(log), status)
 
@@ -91,17 +93,17 @@ def _become(line: list[str], directory: str, stdio: Sequence[int], parent: int) 
     os.execve(line[0], line, ENVIRONMENT)
 
 
-def _wait(pid: int, runtime: Runtime, command: str) -> int:
+def _wait(pid: int, runtime: Runtime, command: str, seconds: float) -> int:
     """The exit code, as a shell gives it."""
     pidfd = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        if not poll.poll(SECONDS * 1000):
+        if not poll.poll(seconds * 1000):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise StartError(
-                f"OCI runtime {runtime.name}: {command} has not ended within {SECONDS:.0f} seconds", stage=command
+                f"OCI runtime {runtime.name}: {command} has not ended within {seconds:.0f} seconds", stage=command
             )
     finally:
         os.close(pidfd)

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.criclient import Cri
+from tests.criclient import RUNTIMES, Cri
 from tests.daemon import Daemon
-from tests.kernel.conftest import IMAGE, needs_root, nothing_left, registry, shared_daemon
+from tests.kernel.conftest import IMAGE, needs_root, nothing_left, registry
 from tests.registry import LoopbackRegistry
 
-__all__ = ["needs_root", "nothing_left", "registry", "shared_daemon"]
+__all__ = ["needs_root", "nothing_left", "registry"]
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
+    with Daemon.temporary({"registry.example": registry.url}, settings=RUNTIMES) as daemon:
+        daemon.warm_up(IMAGE)
+        yield daemon
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +41,6 @@ def cri(shared_cri: Cri) -> Iterator[Cri]:
 @pytest.fixture
 def own_daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     """A daemon to kill and start again, which has pulled IMAGE."""
-    with Daemon.temporary({"registry.example": registry.url}) as daemon:
+    with Daemon.temporary({"registry.example": registry.url}, settings=RUNTIMES) as daemon:
         daemon.cli("pull", IMAGE)
         yield daemon

@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode
 
 from moorage.cri.v1 import api_pb2 as api
-from tests.criclient import Cri, refused
+from tests.criclient import RUNTIMES, Cri, refused
 from tests.daemon import Daemon
 from tests.kernel.conftest import IMAGE
 from tests.registry import LoopbackRegistry
@@ -28,7 +28,7 @@ def node(registry: LoopbackRegistry, tmp_path: Path) -> Iterator[tuple[Daemon, P
     directory = tmp_path / "net.d"
     directory.mkdir()
     settings = f'[network]\npods = "cni"\ncni_conf_dir = "{directory}"\n'
-    with Daemon.temporary({"registry.example": registry.url}, settings=settings) as daemon:
+    with Daemon.temporary({"registry.example": registry.url}, settings=settings + RUNTIMES) as daemon:
         daemon.cli("pull", IMAGE)
         yield daemon, directory
     subprocess.run(["ip", "link", "delete", BRIDGE], check=False, stderr=subprocess.DEVNULL)

@@ -10,7 +10,7 @@ import pytest
 from grpc import StatusCode
 
 from moorage.cri.v1 import api_pb2 as api
-from tests.criclient import Cri, Pod, refused, until
+from tests.criclient import HANDLER, Cri, Pod, refused, until
 
 pytestmark = pytest.mark.kernel
 
@@ -117,7 +117,14 @@ def userns_pod(cri: Cri, **options: Any) -> Pod:
     return cri.pod(linux=api.LinuxPodSandboxConfig(security_context=context))
 
 
+def needs_user_namespaces(cri: Cri) -> None:
+    handlers = {each.name: each.features for each in cri.runtime.Status(api.StatusRequest()).runtime_handlers}
+    if HANDLER and not handlers[HANDLER].user_namespaces:
+        pytest.skip(f"handler {HANDLER} has no user namespaces")
+
+
 def test_a_user_namespace_maps_root_to_a_user_of_the_host(cri: Cri) -> None:
+    needs_user_namespaces(cri)
     pod = userns_pod(cri)
     assert pod.sh("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
     box = pod.run("sleep", "1000")
@@ -128,6 +135,7 @@ def test_a_user_namespace_maps_root_to_a_user_of_the_host(cri: Cri) -> None:
 
 
 def test_a_mount_is_mapped_as_well(cri: Cri, tmp_path: Path) -> None:
+    needs_user_namespaces(cri)
     tmp_path.joinpath("file").write_text("from the host\n")
     mount = api.Mount(container_path="/data", host_path=str(tmp_path), uidMappings=RANGE, gidMappings=RANGE)
     assert (

@@ -74,7 +74,7 @@ def test_an_unknown_runtime_handler_is_refused(cri: Cri) -> None:
 
 def test_a_named_handler_is_reported(cri: Cri) -> None:
     assert cri.pod(handler="moorage").status().runtime_handler == "moorage"
-    assert cri.pod().status().runtime_handler == ""
+    assert cri.pod(handler="").status().runtime_handler == ""
 
 
 def test_stop_and_remove_of_what_is_unknown_are_fine(cri: Cri) -> None:
