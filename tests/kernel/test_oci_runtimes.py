@@ -137,6 +137,7 @@ async def test_what_cannot_be_executed(box: OciBox) -> None:
     assert files(box, pod) == set()
 
 
+@pytest.mark.slow
 async def test_a_user_that_is_not_there(box: OciBox) -> None:
     pod = await box.pod()
     with pytest.raises(FailedPrecondition, match="unable to find user nobody") as caught:
@@ -145,6 +146,7 @@ async def test_a_user_that_is_not_there(box: OciBox) -> None:
     assert files(box, pod) == set()
 
 
+@pytest.mark.slow
 async def test_a_directory_of_the_host_is_shown_and_not_changed(box: OciBox) -> None:
     shown = box.directory / "shown"
     shown.mkdir()
@@ -160,6 +162,7 @@ async def test_a_directory_of_the_host_is_shown_and_not_changed(box: OciBox) -> 
     assert [path.name for path in shown.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 async def test_a_pid_namespace_is_shared(box: OciBox) -> None:
     pod, first = await box.pod(), box.spec("sleep", "1000", pid="pod")
     await box.start(pod, first)
@@ -236,6 +239,42 @@ async def test_an_exec_that_hangs_in_the_runtime_holds_nobody_else(tmp_path: Pat
         await executing
     await until(lambda: sleepers() == [])
     await box.close()
+
+
+@pytest.mark.slow
+async def test_a_command_that_has_ended_before_the_runtime_says_so(tmp_path: Path) -> None:
+    box, go = slow_exec(tmp_path)
+    await box.open()
+    pod, spec, _started = await box.run("sleep", "1000")
+    executing = asyncio.create_task(run_in(box, pod, spec, "sh", "-c", "echo said >/said; echo out; exit 5"))
+    await until((box.directory / "rootfs" / "said").exists)
+    go.touch()
+    assert await executing == (b"out\n", 5)
+    await box.close()
+
+
+@pytest.mark.slow
+async def test_who_goes_before_the_runtime_is_done_takes_the_command_along(tmp_path: Path) -> None:
+    box, go = slow_exec(tmp_path)
+    await box.open()
+    pod, spec, _started = await box.run("sleep", "1000")
+    executing = asyncio.create_task(box.exec(pod, spec, "sleep", "12345"))
+    await until(lambda: sleepers() != [])
+    executing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await executing
+    go.touch()
+    await until(lambda: sleepers() == [])
+    assert await run_in(box, pod, spec, "echo", "on") == (b"on\n", 0)
+    await box.close()
+
+
+def slow_exec(tmp_path: Path) -> tuple[OciBox, Path]:
+    """A box whose runtime has started a command and does not end before there is a file of this name."""
+    go = tmp_path / "go"
+    path = runtime_of("runc", tmp_path).path
+    waits = f'{{ {path} "$@"; code=$?; until [ -e {go} ]; do sleep 0.05; done; exit $code; }}'
+    return OciBox(tmp_path, scripted(tmp_path, "exec", waits)), go
 
 
 async def test_a_runtime_that_is_not_there(box: OciBox, tmp_path: Path) -> None:
