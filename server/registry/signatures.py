@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import FailedPrecondition, MoorageError, NotFound, PermissionDenied, Unavailable
+from moorage.server.errors import MoorageError, NotFound, PermissionDenied, Unavailable
 from moorage.server.registry import manifest
 from moorage.server.registry import reference as references
 from moorage.server.registry.client import Client, Repository
@@ -39,7 +34,8 @@ _CLAIM = "cosign container image signature"
 _MAX_PAYLOAD = 1 << 20
 _MAX_SIGNATURES = 100
 
-Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+Verifier = Callable[[bytes, bytes], bool]
+"""Whether a signature of a payload is good by one key; see keys.py."""
 
 
 class _Layer(msgspec.Struct):
@@ -74,7 +70,7 @@ class _Payload(msgspec.Struct):
 @dataclass(frozen=True)
 class _Rule:
     given: SignatureRule
-    keys: tuple[Key, ...]
+    keys: tuple[Verifier, ...]
 
 
 class Signatures:
@@ -82,7 +78,7 @@ class Signatures:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._rules = [_Rule(rule, tuple(_load(path) for path in rule.keys)) for rule in client.config.signatures]
+        self._rules = [_Rule(rule, _load(rule.keys)) for rule in client.config.signatures]
 
     def check(
         self,
@@ -160,21 +156,13 @@ def _covers(scope: str, repository: str) -> bool:
     return not scope or repository == scope or repository.startswith(f"{scope}/")
 
 
-def _load(path: str) -> Key:
-    try:
-        key = load_pem_public_key(Path(path).read_bytes())
-    except OSError as error:
-        why = (error.strerror or "").lower()
-        raise FailedPrecondition(
-            f"cannot read signature key {path}: {why}", reason="INVALID_CONFIG", path=path
-        ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        message = f"signature key {path} is not a public key in PEM"
-        raise FailedPrecondition(message, reason="INVALID_CONFIG", path=path) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
-        message = f"signature key {path} is of a kind that does not sign here: want ECDSA, RSA or Ed25519"
-        raise FailedPrecondition(message, reason="INVALID_CONFIG", path=path)
-    return key
+def _load(paths: Sequence[str]) -> tuple[Verifier, ...]:
+    if not paths:
+        return ()
+    # Loaded for those who have a policy only.
+    from moorage.server.registry import keys
+
+    return tuple(keys.load(path) for path in paths)
 
 
 def _read(repository: Repository, target: str) -> Iterator[tuple[bytes, str]]:
@@ -194,13 +182,13 @@ def _read(repository: Repository, target: str) -> Iterator[tuple[bytes, str]]:
             yield payload, signature
 
 
-def _fault(payload: bytes, signature: str, keys: Sequence[Key], reference: Reference, digest: str) -> str:
+def _fault(payload: bytes, signature: str, keys: Sequence[Verifier], reference: Reference, digest: str) -> str:
     """Why a signature does not count; empty when it does. Nothing of the payload is believed before it is verified."""
     try:
         raw = base64.b64decode(signature, validate=True)
     except (binascii.Error, ValueError):
         return "a signature is not base64"
-    if not any(_verifies(key, raw, payload) for key in keys):
+    if not any(verifies(raw, payload) for verifies in keys):
         return "a signature is of no known key"
     try:
         claim = msgspec.json.decode(payload, type=_Payload).critical
@@ -215,19 +203,6 @@ def _fault(payload: bytes, signature: str, keys: Sequence[Key], reference: Refer
     if signed.repository != reference.repository or other_tag:
         return f"a signature is for {shown(str(signed), 120)[1:-1]}"
     return ""
-
-
-def _verifies(key: Key, signature: bytes, payload: bytes) -> bool:
-    try:
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, payload, ec.ECDSA(hashes.SHA256()))
-        elif isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, payload, padding.PKCS1v15(), hashes.SHA256())
-        else:
-            key.verify(signature, payload)
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _scope(rule: _Rule) -> str:
