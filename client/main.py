@@ -15,6 +15,7 @@ from moorage.client.errors import MoorageError
 from moorage.v1.version import VERSION
 
 VERBS = (
+    "artifact",
     "attach",
     "build",
     "builder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from moorage.client.caller import Caller
-from moorage.client.streams import Push
+from moorage.client.streams import Push, Stream
 from moorage.v1 import image_pb2, registry_pb2, registry_pb2_grpc
 
 Auth = image_pb2.RegistryAuth | None
@@ -75,6 +75,13 @@ class Registry:
     def remove_index(self, name: str) -> None:
         """Delete an index here; its images stay."""
         self._caller.unary(self._stub.RemoveIndex, registry_pb2.RemoveIndexRequest(name=name))
+
+    def blob(
+        self, reference: str, digest: str, size: int, *, auth: Auth = None
+    ) -> Stream[registry_pb2.GetBlobResponse]:
+        """The bytes of a blob of a repository, in pieces; to be believed once the stream has ended well."""
+        request = registry_pb2.GetBlobRequest(reference=reference, digest=digest, size_bytes=size, auth=auth)
+        return self._caller.stream(self._stub.GetBlob, request)
 
     def copy(
         self, source: str, destination: str, *, referrers: bool = False, auth: Auth = None, source_auth: Auth = None

@@ -116,6 +116,14 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         async for step in pushing(self._engine, command, context):
             yield step
 
+    async def GetBlob(
+        self, request: registry_pb2.GetBlobRequest, context: Ctx
+    ) -> AsyncIterator[registry_pb2.GetBlobResponse]:
+        command = r.GetBlob(request.reference, request.digest, request.size_bytes, given(request.auth))
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as pieces:
+            async for piece in pieces:
+                yield registry_pb2.GetBlobResponse(data=piece)
+
     async def CopyManifest(
         self, request: registry_pb2.CopyManifestRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.PushImageResponse]:

@@ -167,6 +167,7 @@ def table(
         Verb("indexes", r.ListIndexes, registries.indexes, Lane.READ),
         Verb("index_rm", r.RemoveIndex, registries.remove_index, Lane.KERNEL, lambda x: x.name),
         Verb("index_push", r.PushIndex, registries.push_index, Lane.WAIT, lambda x: x.destination or x.name),
+        Verb("blob", r.GetBlob, registries.blob, Lane.WAIT, lambda x: x.reference),
         Verb("manifest_copy", r.CopyManifest, registries.copy, Lane.WAIT, lambda x: x.destination),
         # networks
         Verb("network_create", c.CreateNetwork, networks.create, Lane.KERNEL, network, lambda x: f"network/{x.name}"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 
 from moorage.server.cancel import CancelToken
 from moorage.server.engine import registrycommands as r
+from moorage.server.engine.engine import Lane
 from moorage.server.engine.images import Images
 from moorage.server.engine.job import Job
+from moorage.server.engine.piping import Outlet, produced
 from moorage.server.engine.transfers import Blocking, Ended, transfer
 from moorage.server.errors import InvalidArgument, NotFound
 from moorage.server.graph.indexes import Indexes
@@ -17,6 +20,7 @@ from moorage.server.registry.client import Client
 from moorage.server.registry.copying import Copier
 from moorage.server.registry.discover import Discovery, Found, Page, Referrer
 from moorage.server.registry.indexes import Indexer
+from moorage.server.registry.manifest import Descriptor
 from moorage.server.registry.progress import PushProgress
 from moorage.server.registry.push import Pushed, Pusher
 from moorage.server.registry.reference import Reference
@@ -70,6 +74,22 @@ class Registries:
 
         async for step in self._steps(job, work):
             yield step
+
+    async def blob(self, job: Job, command: r.GetBlob) -> AsyncIterator[bytes]:
+        """A blob of a repository, as it is."""
+        name = self._images.reference(command.reference)
+        if not references.is_digest(command.digest) or command.size < 0:
+            raise InvalidArgument(f"{command.digest[:100]!r} of {command.size} bytes is no blob", field="digest")
+        auth = r.for_registry(command.given, name.domain)
+
+        def produce(outlet: Outlet, cancel: CancelToken) -> None:
+            repository = self._client.repository(name, auth, cancel)
+            for piece in repository.read_blob(Descriptor("", command.digest, command.size), cancel):
+                outlet.write(piece)
+
+        async with aclosing(produced(self._engine, Lane.ARCHIVE, produce, job.cancel)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def copy(self, job: Job, command: r.CopyManifest) -> AsyncIterator[r.PushStep]:
         """Copy an image, index or artifact from one repository to another."""

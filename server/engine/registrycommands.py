@@ -158,6 +158,16 @@ class CopyManifest(StreamCommand[PushStep]):
     source_given: Given | None = None
 
 
+@dataclass(frozen=True)
+class GetBlob(StreamCommand[bytes]):
+    """The bytes of a blob that a manifest lists."""
+
+    reference: str
+    digest: str
+    size: int
+    given: Given | None = None
+
+
 def for_registry(given: Given | None, domain: str) -> RegistryAuth | None:
     """The credentials of a call, if they are for the registry it turned out to be about."""
     if given is None or (given.registry and references.canonical_domain(given.registry) != domain):

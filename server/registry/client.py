@@ -9,7 +9,8 @@ with repository.open_blob(manifest.layers[0]) as blob:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -160,6 +161,18 @@ class Repository:
         if actual != image.config.digest:
             raise wrong_content(self.subject, f"its config has the digest {actual}, not {image.config.digest}")
         return data
+
+    def read_blob(self, blob: Descriptor, cancel: CancelToken) -> Iterator[bytes]:
+        """The blob's bytes, piece by piece; the last one only when the digest is right. Raises DataLoss otherwise."""
+        algorithm = blob.digest.partition(":")[0]
+        found = hashlib.new(algorithm)
+        with self.open_blob(blob, 0, cancel) as reader:
+            while data := reader.chunk():
+                found.update(data)
+                if reader.offset == blob.size and f"{algorithm}:{found.hexdigest()}" != blob.digest:
+                    actual = f"{algorithm}:{found.hexdigest()}"
+                    raise wrong_content(self.subject, f"blob {blob.digest} came with the digest {actual}")
+                yield data
 
     def open_blob(self, blob: Descriptor, offset: int = 0, cancel: CancelToken | None = None) -> BlobReader:
         """The blob's bytes from `offset` on."""

@@ -261,7 +261,7 @@ def _schema_1(subject: Subject) -> Unimplemented:
 
 
 def _no_image(subject: Subject, why: str) -> Unimplemented:
-    hint = "`moorage manifest inspect` shows what is in it, and `moorage registry cp` copies it to another repository"
+    hint = "`moorage artifact pull` fetches its files, and `moorage registry cp` copies it to another repository"
     return Unimplemented(f"{subject}: {why}", reason="NOT_AN_IMAGE", hint=hint, **subject.metadata())
 
 

@@ -56,6 +56,49 @@ def test_copy_and_push_of_an_index(daemon: FakeDaemon, capsys: Capture) -> None:
     assert daemon.requests("PushImage")[0].all_platforms
 
 
+def artifact(*titles: str, **fields: Any) -> Any:
+    layers = [
+        {"digest": DIGEST, "size": 3, "annotations": {"org.opencontainers.image.title": title}} for title in titles
+    ]
+    document = {"config": {"mediaType": "application/vnd.oci.empty.v1+json"}, "layers": layers, **fields}
+    return registry_pb2.GetManifestResponse(raw=json.dumps(document).encode(), digest=DIGEST)
+
+
+def test_artifact_pull(daemon: FakeDaemon, capsys: Capture, tmp_path: Path) -> None:
+    daemon.script |= {
+        "GetManifest": artifact("report.txt", "docs/a.md"),
+        "GetBlob": [registry_pb2.GetBlobResponse(data=data) for data in (b"ab", b"c")],
+    }
+    assert run(daemon, "artifact", "pull", NAME, str(tmp_path / "out")) == 0
+    paths = [tmp_path / "out" / name for name in ("report.txt", "docs/a.md")]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    assert [path.read_bytes() for path in paths] == [b"abc", b"abc"]
+    asked = daemon.requests("GetBlob")[0]
+    assert (asked.reference, asked.digest, asked.size_bytes) == (NAME, DIGEST, 3)
+    daemon.script["GetBlob"] = Refusal("DATA_LOSS", "it came with another digest")
+    (tmp_path / "out" / "report.txt").write_bytes(b"old")
+    assert run(daemon, "artifact", "pull", NAME, str(tmp_path / "out")) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == ["report.txt"]
+    assert paths[0].read_bytes() == b"old", "what does not come whole replaces nothing"
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (artifact("../../etc/passwd"), "leads out of the directory"),
+        (artifact("/etc/passwd"), "leads out of the directory"),
+        (artifact(config={"mediaType": "application/vnd.oci.image.config.v1+json"}), "`moorage pull` brings it"),
+        (artifact(manifests=[]), "is an index"),
+        (artifact(layers=["x"]), "is malformed"),
+    ],
+)
+def test_artifacts_that_are_none(daemon: FakeDaemon, capsys: Capture, tmp_path: Path, document: Any, why: str) -> None:
+    daemon.script["GetManifest"] = document
+    assert run(daemon, "artifact", "pull", NAME, str(tmp_path / "out")) == 1
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_push(daemon: FakeDaemon, capsys: Capture) -> None:
     daemon.script["PushImage"] = STEPS
     assert run(daemon, "push", NAME) == 0

@@ -151,6 +151,27 @@ def test_manifests_referrers_and_deletion(registries: RegistryServiceStub, regis
     assert code(failure) == grpc.StatusCode.NOT_FOUND
 
 
+def test_blobs(registries: RegistryServiceStub, registry: FakeRegistry) -> None:
+    layer = AMD64.layers[0]
+
+    def blob(digest: str = layer.digest, size: int = len(layer.data)) -> bytes:
+        request = registry_pb2.GetBlobRequest(reference=f"{registry.host}/team/app", digest=digest, size_bytes=size)
+        return b"".join(piece.data for piece in registries.GetBlob(request))
+
+    assert blob() == layer.data
+    registry.blobs[layer.digest] = layer.data[:-1] + b"?"
+    for wanted, why in (
+        ({}, grpc.StatusCode.DATA_LOSS),
+        ({"size": 5}, grpc.StatusCode.DATA_LOSS),
+        ({"digest": f"sha256:{'0' * 64}"}, grpc.StatusCode.NOT_FOUND),
+        ({"digest": "../../etc/passwd"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"size": -1}, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.RpcError) as failure:
+            blob(**wanted)
+        assert code(failure) == why
+
+
 def test_an_index_from_making_to_removal(registries: RegistryServiceStub, registry: FakeRegistry) -> None:
     name = f"{registry.host}/team/multi:1"
     parts = [f"{registry.host}/team/app:{tag}" for tag in ("amd64", "arm64")]

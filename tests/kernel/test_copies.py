@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_an_index_stays_what_its_registry_calls_it(daemon: Daemon, registry: Loo
     assert json.loads(daemon.out("fsck", "--format", "json"))["findings"] == []
 
 
-def test_an_artifact(daemon: Daemon, registry: LoopbackRegistry) -> None:
+def test_an_artifact(daemon: Daemon, registry: LoopbackRegistry, tmp_path: Path) -> None:
     config, chart = (
         Blob("application/vnd.cncf.helm.config.v1+json", b'{"name":"app"}'),
         Blob("application/tar", b"chart"),
@@ -64,6 +65,8 @@ def test_an_artifact(daemon: Daemon, registry: LoopbackRegistry) -> None:
     assert "no container image, but an artifact of type 'application/vnd.cncf.helm.config.v1+json'" in refused.stderr
     assert "moorage registry cp" in refused.stderr
     assert json.loads(daemon.out("manifest", "inspect", "--raw", name)) == document
+    written = daemon.out("artifact", "pull", name, str(tmp_path))
+    assert (tmp_path / chart.digest.replace(":", "-")).read_bytes() == chart.data and written.startswith(str(tmp_path))
     with LoopbackRegistry() as other:
         assert daemon.out("registry", "cp", "-q", name, f"{other.host}/charts/app:2") == manifest.digest
         raw = there(f"{other.host}/charts/app:2")

@@ -229,6 +229,24 @@ class RemoveIndexResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetBlobRequest(_message.Message):
+    __slots__ = ("reference", "digest", "size_bytes", "auth")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AUTH_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    digest: str
+    size_bytes: int
+    auth: _image_pb2.RegistryAuth
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., auth: _Optional[_Union[_image_pb2.RegistryAuth, _Mapping]] = ...) -> None: ...
+
+class GetBlobResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
 class CopyManifestRequest(_message.Message):
     __slots__ = ("source", "destination", "referrers", "auth", "source_auth")
     SOURCE_FIELD_NUMBER: _ClassVar[int]

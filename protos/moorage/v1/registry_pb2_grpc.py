@@ -75,6 +75,11 @@ class RegistryServiceStub:
                 request_serializer=moorage_dot_v1_dot_registry__pb2.GetManifestRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_registry__pb2.GetManifestResponse.FromString,
                 _registered_method=True)
+        self.GetBlob = channel.unary_stream(
+                '/moorage.v1.RegistryService/GetBlob',
+                request_serializer=moorage_dot_v1_dot_registry__pb2.GetBlobRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_registry__pb2.GetBlobResponse.FromString,
+                _registered_method=True)
         self.CreateIndex = channel.unary_unary(
                 '/moorage.v1.RegistryService/CreateIndex',
                 request_serializer=moorage_dot_v1_dot_registry__pb2.CreateIndexRequest.SerializeToString,
@@ -160,6 +165,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBlob(self, request, context):
+        """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
+        when the stream ends well: DATA_LOSS when the registry sends something else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateIndex(self, request, context):
         """CreateIndex makes an index here of images here, or in registries, one a platform. An index that had the name loses it.
         Errors: NOT_FOUND (an image is neither here nor in its registry), INVALID_ARGUMENT (two images for one platform).
@@ -234,6 +247,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.GetManifest,
                     request_deserializer=moorage_dot_v1_dot_registry__pb2.GetManifestRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_registry__pb2.GetManifestResponse.SerializeToString,
+            ),
+            'GetBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetBlob,
+                    request_deserializer=moorage_dot_v1_dot_registry__pb2.GetBlobRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_registry__pb2.GetBlobResponse.SerializeToString,
             ),
             'CreateIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateIndex,
@@ -455,6 +473,33 @@ class RegistryService:
             '/moorage.v1.RegistryService/GetManifest',
             moorage_dot_v1_dot_registry__pb2.GetManifestRequest.SerializeToString,
             moorage_dot_v1_dot_registry__pb2.GetManifestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moorage.v1.RegistryService/GetBlob',
+            moorage_dot_v1_dot_registry__pb2.GetBlobRequest.SerializeToString,
+            moorage_dot_v1_dot_registry__pb2.GetBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

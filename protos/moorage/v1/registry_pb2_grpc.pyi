@@ -55,6 +55,10 @@ class RegistryServiceStub:
     """
     GetManifest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetManifestRequest, _registry_pb2.GetManifestResponse]
     """GetManifest answers the manifest or index of a name as it is: of an index here, else from the registry."""
+    GetBlob: _grpc.UnaryStreamMultiCallable[_registry_pb2.GetBlobRequest, _registry_pb2.GetBlobResponse]
+    """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
+    when the stream ends well: DATA_LOSS when the registry sends something else.
+    """
     CreateIndex: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateIndexRequest, _registry_pb2.Index]
     """CreateIndex makes an index here of images here, or in registries, one a platform. An index that had the name loses it.
     Errors: NOT_FOUND (an image is neither here nor in its registry), INVALID_ARGUMENT (two images for one platform).
@@ -96,6 +100,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     GetManifest: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetManifestRequest, _registry_pb2.GetManifestResponse]  # type: ignore[assignment]
     """GetManifest answers the manifest or index of a name as it is: of an index here, else from the registry."""
+    GetBlob: _aio.UnaryStreamMultiCallable[_registry_pb2.GetBlobRequest, _registry_pb2.GetBlobResponse]  # type: ignore[assignment]
+    """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
+    when the stream ends well: DATA_LOSS when the registry sends something else.
+    """
     CreateIndex: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateIndexRequest, _registry_pb2.Index]  # type: ignore[assignment]
     """CreateIndex makes an index here of images here, or in registries, one a platform. An index that had the name loses it.
     Errors: NOT_FOUND (an image is neither here nor in its registry), INVALID_ARGUMENT (two images for one platform).
@@ -176,6 +184,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetManifestResponse, _abc.Awaitable[_registry_pb2.GetManifestResponse]]:
         """GetManifest answers the manifest or index of a name as it is: of an index here, else from the registry."""
+
+    @_abc_1.abstractmethod
+    def GetBlob(
+        self,
+        request: _registry_pb2.GetBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.GetBlobResponse], _abc.AsyncIterator[_registry_pb2.GetBlobResponse]]:
+        """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
+        when the stream ends well: DATA_LOSS when the registry sends something else.
+        """
 
     @_abc_1.abstractmethod
     def CreateIndex(
