@@ -6,6 +6,7 @@ signatures; anything else (to add, remove or lock keys) is answered with a failu
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import socket
@@ -17,11 +18,15 @@ from pathlib import Path
 
 from moorage.v1 import build_pb2 as pb
 
+log = logging.getLogger(__name__)
+
 VARIABLE = "SSH_AUTH_SOCK"
 MAX_MESSAGE = 256 << 10
 FAILURE = b"\x05"
 ALLOWED = (b"\x0b", b"\x0d")
 """SSH_AGENTC_REQUEST_IDENTITIES, SSH_AGENTC_SIGN_REQUEST."""
+MAX_WAITING = 64
+"""Pieces that may wait for an agent; a command that sends more has its connection closed."""
 ANSWER_SECONDS = 300.0
 """An agent may ask its user first."""
 
@@ -65,9 +70,11 @@ class Agents:
             work = (piece.connection, self._agents.get(piece.id, ""), self._connections[piece.connection])
             threading.Thread(target=self._serve, args=work, daemon=True).start()
         incoming = self._connections.get(piece.connection)
-        if incoming is not None and piece.data:
+        if incoming is None:
+            return
+        if piece.data:
             incoming.put(piece.data)
-        if incoming is not None and piece.end:
+        if piece.end or incoming.qsize() > MAX_WAITING:
             del self._connections[piece.connection]
             incoming.put(b"")
 
@@ -84,9 +91,9 @@ class Agents:
                 for request in messages(iter(incoming.get, b"")):
                     answer = asked(agent, request) if request[:1] in ALLOWED else framed(FAILURE)
                     self._send(pb.BuildRequest(agent=pb.BuildAgentData(connection=connection, data=answer)))
-        except (OSError, ValueError):
-            # The command sees its connection end: there is nobody else to tell what an agent did, or what it was sent.
-            self._send(pb.BuildRequest(agent=pb.BuildAgentData(connection=connection, end=True)))
+        except (OSError, ValueError) as error:
+            log.warning("the connection to SSH agent %s ended: %s", path, error)
+        self._send(pb.BuildRequest(agent=pb.BuildAgentData(connection=connection, end=True)))
 
 
 def messages(pieces: Iterator[bytes]) -> Iterator[bytes]:

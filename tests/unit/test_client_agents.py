@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from moorage.client.agents import Agents, asked, framed, messages, sockets
+from moorage.client.agents import MAX_WAITING, Agents, asked, framed, messages, sockets
 from moorage.v1 import build_pb2 as pb
 
 LIST, REMOVE_ALL, FAILURE = b"\x0b", b"\x13", b"\x05"
 
 
 class FakeAgent:
-    """Answers every request with `answer:` and itself, and remembers it."""
+    """Answers every request with `answer:` and itself, when it `may`, and remembers it."""
 
     def __init__(self, directory: Path) -> None:
         self.path, self.heard = str(directory / "agent"), list[bytes]()
+        self.may = threading.Event()
+        self.may.set()
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(self.path)
         self._server.listen()
@@ -39,6 +41,7 @@ class FakeAgent:
     def _answer(self, connection: socket.socket) -> None:
         for request in messages(iter(lambda: connection.recv(7), b"")):
             self.heard.append(request)
+            self.may.wait()
             connection.sendall(framed(b"answer:" + request))
 
     def close(self) -> None:
@@ -79,6 +82,7 @@ def test_keys_are_listed_and_nothing_is_changed(agent: FakeAgent) -> None:
     command.say(framed(b"\x0dsign this"))
     assert command.hear().data == framed(b"answer:\x0dsign this")
     command.say(b"", end=True)
+    assert command.hear().end
     assert agent.heard == [LIST, b"\x0dsign this"]
 
 
@@ -89,11 +93,27 @@ def test_what_is_no_message_ends_the_connection(agent: FakeAgent) -> None:
     assert agent.heard == []
 
 
-def test_an_agent_that_is_gone_ends_the_connection(agent: FakeAgent, tmp_path: Path) -> None:
+def test_a_flood_ends_the_connection(agent: FakeAgent) -> None:
+    command = Conversation(agent)
+    agent.may.clear()
+    command.say(framed(LIST))
+    for _ in range(5 * MAX_WAITING):
+        command.say(framed(REMOVE_ALL))
+    agent.may.set()
+    assert command.hear().data == framed(b"answer:" + LIST)
+    answers = list(iter(command.hear, pb.BuildAgentData(connection=1, end=True)))
+    assert {piece.data for piece in answers} == {framed(FAILURE)}
+    assert len(answers) <= MAX_WAITING + 1
+
+
+def test_an_agent_that_is_gone_ends_the_connection(
+    agent: FakeAgent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     command = Conversation(agent)
     (tmp_path / "agent").unlink()
     command.say(framed(LIST))
     assert command.hear().end
+    assert f"SSH agent {agent.path} ended" in caplog.text
 
 
 def test_messages_come_in_pieces() -> None:
