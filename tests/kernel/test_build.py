@@ -272,6 +272,11 @@ def test_triggers_of_the_image_built_upon(project: Project) -> None:
     assert project.run(tag="child:1") == "1"
 
 
+def test_another_platform_is_refused(project: Project) -> None:
+    built = project.build("FROM BASE\n", "--platform", "linux/s390x", check=False)
+    assert "platform linux/s390x is not offered: images are built for this host" in built.error
+
+
 @pytest.mark.slow
 def test_the_base_is_pulled_again_when_asked_for(project: Project, registry: LoopbackRegistry) -> None:
     def push_base(version: str) -> None:

@@ -125,6 +125,16 @@ def test_arguments_of_from_lines() -> None:
             "FROM a\nADD --checksum=sha256:1 http://x/y /z",
             "Dockerfile:2: ADD --checksum=sha256:1: needs sha256:… and one URL, or a commit and one repository",
         ),
+        (
+            "FROM a\nRUN --mount=type=cache,target=/c,from=a x",
+            "Dockerfile:2: RUN --mount=type=cache,from= is not offered: a cache begins empty",
+        ),
+        ("FROM a\nCOPY --parents **/*.c /y", "Dockerfile:2: COPY --parents **/*.c: ** is not offered"),
+        ("FROM a\nCOPY --exclude=!x . /y", "Dockerfile:2: COPY --exclude=!x: not a pattern of files to leave out"),
+        (
+            "FROM a\nADD http://x/y.git#.. /z",
+            "Dockerfile:2: ADD http://x/y.git#..: '..' is not a branch, tag or commit",
+        ),
         ("FROM a\nEXPOSE 99999", "Dockerfile:2: EXPOSE 99999: not a port, such as 80, 53/udp or 8000-8010"),
         ("FROM a\nSTOPSIGNAL SIGNONE", "Dockerfile:2: STOPSIGNAL SIGNONE: unknown signal"),
         (
