@@ -79,12 +79,14 @@ class RemoteCache:
         self._repository = repository
 
     def fetch(self, step: CachedStep, progress: Callable[[PullProgress], None], cancel: CancelToken) -> None:
-        """Have a step's layer in the graph, on top of the chain it is for, which is there. Raises what a pull does."""
+        """Have a step's layer in the graph, on top of the chain it is for, which is there. Raises what a pull does. The caller holds a
+        lease until something leads to the layer."""
         if step.blob is None:
             return
         blob = Descriptor(step.blob.media_type, step.blob.digest, step.blob.size)
         plan = LayerPlan(blob, step.blob.diff_id, step.chain_id, step.parent)
-        LayerWork(self._shared, self._repository, Reporter(progress), (plan,), cancel).run()
+        with self._shared.graph.lease():
+            LayerWork(self._shared, self._repository, Reporter(progress), (plan,), cancel).run()
 
 
 class BuildCaches:
