@@ -14,7 +14,7 @@ from moorage.server.engine import commands
 from moorage.server.engine import podcommands as pods
 from moorage.server.errors import FailedPrecondition
 from moorage.server.model import Container, PodRecord
-from tests.contract.execbox import alive
+from tests.contract.execbox import alive, until
 from tests.enginehouse import pod_config
 from tests.podhouse import House
 
@@ -74,7 +74,7 @@ async def test_a_run_that_was_cut_short_is_undone_and_can_be_repeated(house: Hou
         forge(house, replace(pod, state="starting", pid=0, endpoint=None))
     async with house.running():
         assert await house.run(pods.ListPods()) == []
-        assert gone(pod.pid)
+        await until(lambda: gone(pod.pid))
         assert await house.run(pods.RunPod(config)) != pod_id
 
 
@@ -100,7 +100,8 @@ async def test_an_end_that_was_cut_short_is_finished(house: House, state: str) -
         running, pod = await house.inspect(container), await house.run(pods.InspectPod(pod_id))
         forge(house, replace(pod, state=state))
     async with house.running():
-        assert gone(running.pid) and gone(pod.pid)
+        assert gone(running.pid)
+        await until(lambda: gone(pod.pid))
         if state == "removing":
             assert await house.run(pods.ListPods()) == await house.run(commands.ListContainers(all=True)) == []
             return

@@ -37,7 +37,8 @@ def test_a_container_outlives_its_daemon(own_daemon: Daemon, how: str) -> None:
     grows(log, log.read_bytes().count(b"\n") + 300)
     daemon.start()
     assert daemon.inspect("counter")["pid"] == before["pid"]
-    daemon.cli("exec", "counter", "touch", "/tmp/enough")
+    # The counter may see the file, and end with all in its container, before `touch` has.
+    daemon.cli("exec", "counter", "touch", "/tmp/enough", check=False)
     assert daemon.out("wait", "counter") == "5"
     lines = daemon.out("logs", "counter").splitlines()
     assert len(lines) > 400 and lines == [str(n) for n in range(len(lines))]
