@@ -72,11 +72,13 @@ class Agents:
     def take(self, piece: AgentData) -> None:
         """What the client says. Of a connection that has ended, it comes too late."""
         writer = self._writers.get(piece.connection)
-        if writer is None:
+        if writer is None or writer.is_closing():
             return
         writer.write(piece.data)
-        if piece.end or writer.transport.get_write_buffer_size() > MAX_UNREAD:
+        if piece.end:
             writer.close()
+        elif writer.transport.get_write_buffer_size() > MAX_UNREAD:
+            writer.transport.abort()
 
     def close(self) -> None:
         """The client says no more."""
@@ -101,7 +103,8 @@ class Agents:
             del self._writers[number]
             if not named:
                 self._send(AgentData(number, end=True))
-            writer.close()
+            # Whoever does not read by now never will.
+            writer.transport.abort()
 
 
 def _bound(path: Path, mode: int, uid: int, gid: int) -> socket.socket:
