@@ -79,6 +79,8 @@ def measure(
     if isinstance(measured, Cri):
         measured.calls.clear()
     say("containers one by one")
+    # What the engine before has written is not to be waited for.
+    os.sync()
     figures = {key: Figure.of(sample) for key, sample in engine.life(measured, options.cycles).items()}
     if isinstance(measured, Cri):
         report.calls[name] = {key: Figure.of(sample) for key, sample in measured.calls.items()}
