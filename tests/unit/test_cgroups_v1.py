@@ -122,6 +122,22 @@ def test_huge_pages_are_limited_where_the_controller_is(tmp_path: Path, monkeypa
     assert "hugetlb" in v1.CONTROLLERS
 
 
+def test_what_others_made_in_hierarchies_without_controllers_goes_too(tmp_path: Path) -> None:
+    """An OCI runtime makes a container's cgroup in every hierarchy."""
+    ours, named = tmp_path / "freezer", tmp_path / "systemd"
+    for root in (ours, named):
+        (root / "instance" / "container").mkdir(parents=True)
+    (named / "instance" / "stray").mkdir()
+    manager = v1.V1Manager([v1.Hierarchy(str(ours), frozenset({"freezer"}))], [str(named)])
+    assert manager.children("/instance") == {"container", "stray"}
+    manager.cgroup("/instance/container").remove()
+    manager.prune("/instance")
+    assert not (ours / "instance").exists() and (named / "instance" / "stray").exists()
+    manager.cgroup("/instance/stray").remove()
+    manager.prune("/instance")
+    assert list(tmp_path.rglob("instance")) == []
+
+
 def test_no_limit_reads_as_0() -> None:
     assert files.number("memory_limit")(b"9223372036854771712\n") == {"memory_limit": 0}
     assert files.number("memory_limit")(b"4096\n") == {"memory_limit": 4096}

@@ -25,6 +25,7 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupManager:
     """
     hierarchies: dict[frozenset[str], v1.Hierarchy] = {}
     unified = ""
+    named: dict[frozenset[str], str] = {}
     with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             kind, root, options = _mount(line)
@@ -33,8 +34,10 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupManager:
                 unified = unified or root
             elif kind == "cgroup" and controllers:
                 hierarchies.setdefault(controllers, v1.Hierarchy(root, controllers))
+            elif kind == "cgroup":
+                named.setdefault(options, root)
     if hierarchies:
-        return v1.V1Manager(list(hierarchies.values()))
+        return v1.V1Manager(list(hierarchies.values()), [*named.values(), *([unified] if unified else [])])
     if unified:
         return v2.V2Manager(unified)
     raise CgroupError(errno.ENODEV, "find cgroup file systems in", mountinfo)

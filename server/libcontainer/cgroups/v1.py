@@ -122,9 +122,10 @@ SOURCES: tuple[tuple[str, str, files.Parser], ...] = (
 class V1Cgroup:
     """One directory in each hierarchy."""
 
-    def __init__(self, hierarchies: Sequence[Hierarchy], path: str) -> None:
+    def __init__(self, hierarchies: Sequence[Hierarchy], path: str, others: Sequence[str] = ()) -> None:
         self.path = path
         self._hierarchies = hierarchies
+        self._others = others
         self._directories = {
             controller: f"{hierarchy.root}{path}" for hierarchy in hierarchies for controller in hierarchy.controllers
         }
@@ -253,7 +254,8 @@ class V1Cgroup:
         return files.keyed("oom_kills", "oom_kill")(content)["oom_kills"]
 
     def remove(self) -> None:
-        files.remove(*(f"{hierarchy.root}{self.path}" for hierarchy in self._hierarchies))
+        roots = (*(hierarchy.root for hierarchy in self._hierarchies), *self._others)
+        files.remove(*(f"{root}{self.path}" for root in roots))
 
     def stats(self) -> CgroupStats:
         sampler = self.sampler()
@@ -298,18 +300,23 @@ class V1Manager:
 
     version = 1
 
-    def __init__(self, hierarchies: Sequence[Hierarchy]) -> None:
+    def __init__(self, hierarchies: Sequence[Hierarchy], others: Sequence[str] = ()) -> None:
+        """`others` are the mount points of those without a controller, and of version 2: OCI runtimes make cgroups there too."""
         self.hierarchies = tuple(hierarchies)
+        self._others = tuple(others)
 
     def cgroup(self, path: str) -> V1Cgroup:
-        return V1Cgroup(self.hierarchies, checked(path))
+        return V1Cgroup(self.hierarchies, checked(path), self._others)
 
     def children(self, parent: str) -> set[str]:
-        return {name for hierarchy in self.hierarchies for name in files.below(f"{hierarchy.root}{parent}")}
+        return {name for root in self._roots() for name in files.below(f"{root}{parent}")}
 
     def prune(self, parent: str) -> None:
-        for hierarchy in self.hierarchies:
-            files.prune(hierarchy.root, checked(parent))
+        for root in self._roots():
+            files.prune(root, checked(parent))
+
+    def _roots(self) -> tuple[str, ...]:
+        return (*(hierarchy.root for hierarchy in self.hierarchies), *self._others)
 
     def available(self) -> set[str]:
         return {controller for hierarchy in self.hierarchies for controller in hierarchy.controllers}
