@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from grpc import StatusCode
 
 from moorage.cri.v1 import api_pb2 as api
+from moorage.server.libcontainer import cgroups
 from tests.criclient import Cri, refused
 
 pytestmark = pytest.mark.kernel
@@ -207,10 +209,18 @@ def test_sysctls_are_the_pods_own(cri: Cri) -> None:
     assert Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text() != "81\n"
 
 
-def test_the_cgroup_parent_holds_the_pod_and_goes_on_without_it(cri: Cri) -> None:
-    pod = cri.pod(linux=api.LinuxPodSandboxConfig(cgroup_parent="/moorage-parent/pod1"))
+@pytest.fixture
+def cgroup_parent() -> Iterator[str]:
+    """Who names one, as a kubelet does, has it to delete, when the pods are gone."""
+    parent = "/moorage-parent/pod1"
+    yield parent
+    cgroups.detect().prune(parent)
+
+
+def test_the_cgroup_parent_holds_the_pod_and_goes_on_without_it(cgroup_parent: str, cri: Cri) -> None:
+    pod = cri.pod(linux=api.LinuxPodSandboxConfig(cgroup_parent=cgroup_parent))
     box = pod.run("sleep", "1000")
-    processes = Path(cgroup_root(), "moorage-parent/pod1").rglob("cgroup.procs")
+    processes = Path(cgroup_root(), cgroup_parent[1:]).rglob("cgroup.procs")
     assert len([pid for path in processes for pid in path.read_text().split()]) > 0
     assert box.sh("echo inside") == "inside\n"
 

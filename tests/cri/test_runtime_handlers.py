@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,26 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copy(path, tmp_path_factory.mktemp("runtimes") / "copy"))
 
 
-@pytest.fixture(scope="module")
-def house(registry: LoopbackRegistry, copy: Path) -> Iterator[Daemon]:
-    """A daemon with the handlers `runc` and `copy`."""
+@contextmanager
+def harbour(registry: LoopbackRegistry, copy: Path) -> Iterator[Daemon]:
+    """A daemon with the handlers `runc` and `copy`, which has all that the first container of each kind makes."""
     settings = f'[runtimes.runc]\npath = "{shutil.which("runc")}"\n[runtimes.copy]\npath = "{copy}"\n'
     with Daemon.temporary({"registry.example": registry.url}, settings=settings) as daemon:
         daemon.warm_up(IMAGE)
+        daemon.cli("run", "--rm", "--runtime", "runc", IMAGE, "true")
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def house(registry: LoopbackRegistry, copy: Path) -> Iterator[Daemon]:
+    with harbour(registry, copy) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def own_house(registry: LoopbackRegistry, copy: Path) -> Iterator[Daemon]:
+    """One to kill."""
+    with harbour(registry, copy) as daemon:
         yield daemon
 
 
@@ -129,9 +144,9 @@ def test_a_daemon_does_not_start_without_its_runtimes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_daemon_finds_the_pod_again(house: Daemon, tmp_path: Path) -> None:
+def test_a_killed_daemon_finds_the_pod_again(own_house: Daemon, tmp_path: Path) -> None:
     """Between any two calls, and for a container that ends while there is none."""
-    daemon = house
+    daemon = own_house
     cri = Cri(daemon.url, IMAGE, tmp_path)
     config = cri.pod_config("ship")
     pod_id = cri.run(config, "runc")
