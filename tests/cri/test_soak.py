@@ -160,7 +160,10 @@ class Poll:
         self._used: dict[str, int] = {}
 
     def until_stopped(self, stop: threading.Event) -> None:
-        while not stop.is_set() or self.rounds < 10:
+        """Look, once more after it has been stopped: by then the files of what has gone are closed."""
+        last = False
+        while not last:
+            last = stop.is_set() and self.rounds >= 10
             self._once()
             self.rounds += 1
             time.sleep(0.02)
