@@ -42,7 +42,7 @@ CMD cat /tool /tree/key
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
     with Daemon.temporary({"registry.example": registry.url}) as daemon:
         daemon.warm_up(BASE)
