@@ -377,8 +377,7 @@ class Lifecycle:
     async def end(self, container_id: str) -> None:
         """Kill a container if it runs, and see its end recorded; one that is gone is fine."""
         with contextlib.suppress(NotFound):
-            container = await self._settled(container_id)
-            if container.state == "running":
+            for container in await self.running((container_id,)):
                 await self._kill_and_wait(container)
 
     async def discard(self, container_id: str) -> None:
