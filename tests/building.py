@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.daemon import Daemon
+from tests.registry import LoopbackRegistry
 
 BASE = "registry.example/test/busybox:1"
 
@@ -75,3 +78,16 @@ class Project:
     def run(self, *command: str, tag: str = "app:1") -> str:
         """What a command of the image prints."""
         return self.daemon.out("run", "--rm", tag, *command)
+
+
+@pytest.fixture(scope="module")
+def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
+    """One for the builds of a module; import it there."""
+    with Daemon.temporary({"registry.example": registry.url}) as daemon:
+        daemon.warm_up(BASE)
+        yield daemon
+
+
+@pytest.fixture
+def project(daemon: Daemon, tmp_path: Path) -> Project:
+    return Project(daemon, tmp_path)

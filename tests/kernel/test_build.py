@@ -5,29 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.building import BASE, Project
+from tests.building import BASE, Project, daemon, project
 from tests.daemon import Daemon
 from tests.images import build_busybox, push, tar_layer
 from tests.registry import LoopbackRegistry
 
+__all__ = ["daemon", "project"]
+
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
-    with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.warm_up(BASE)
-        yield daemon
-
-
-@pytest.fixture
-def project(daemon: Daemon, tmp_path: Path) -> Project:
-    return Project(daemon, tmp_path)
 
 
 def test_a_build_from_first_to_last(project: Project) -> None:

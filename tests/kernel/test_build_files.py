@@ -12,28 +12,15 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 import zstandard
 
-from tests.building import BASE, Project
-from tests.daemon import Daemon
-from tests.registry import LoopbackRegistry
+from tests.building import Project, daemon, project
+
+__all__ = ["daemon", "project"]
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
-    with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.warm_up(BASE)
-        yield daemon
-
-
-@pytest.fixture
-def project(daemon: Daemon, tmp_path: Path) -> Project:
-    return Project(daemon, tmp_path)
 
 
 def tree(project: Project, where: str) -> list[str]:

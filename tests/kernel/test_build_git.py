@@ -12,20 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.building import BASE, Project
+from tests.building import Project, daemon
 from tests.daemon import Daemon
 from tests.registry import LoopbackRegistry
+
+__all__ = ["daemon"]
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 WHEN = "2023-11-14T22:13:20Z"
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
-    with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.warm_up(BASE)
-        yield daemon
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ import pytest
 import urllib3
 
 from tests.aftermath import whole
-from tests.building import BASE, Project
+from tests.building import Project, daemon
 from tests.daemon import Daemon
 from tests.registry import LoopbackRegistry
+
+__all__ = ["daemon"]
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -26,13 +28,6 @@ COPY a /a
 COPY --from=tools /tool /tool
 RUN date +%N >/n; true
 """
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
-    with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.warm_up(BASE)
-        yield daemon
 
 
 @pytest.fixture

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.building import BASE, Project
-from tests.daemon import Daemon
-from tests.registry import LoopbackRegistry
+from tests.building import BASE, Project, daemon, project
+
+__all__ = ["daemon", "project"]
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: LoopbackRegistry) -> Iterator[Daemon]:
-    with Daemon.temporary({"registry.example": registry.url}) as daemon:
-        daemon.warm_up(BASE)
-        yield daemon
-
-
-@pytest.fixture
-def project(daemon: Daemon, tmp_path: Path) -> Project:
-    return Project(daemon, tmp_path)
 
 
 def output(project: Project, lines: str, *options: str) -> str:
