@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from io import RawIOBase
 from typing import Any, BinaryIO, Literal, cast
 
+from moorage.server.builder.patterns import named
 from moorage.server.builder.trees import Feeder
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import InvalidArgument, ResourceExhausted
@@ -101,18 +102,22 @@ class BuildContext:
         parents: bool = False,
         exclude: Sequence[str] = (),
     ) -> list[Chosen]:
-        """What each pattern names: a directory's contents, or files by their last names; with `parents` by their paths, from a `/./` in
-        the pattern on. `exclude` are regular expressions of names below the target. `fail` makes the error for a pattern that names
-        nothing."""
+        """What each pattern names: a directory's contents, or files by their last names.
+
+        With `parents` by their paths, from a `/./` in the pattern on; `**` is for any number of directories then, and finds links as they
+        are. `exclude` are regular expressions of names below the target. `fail` makes the error for a pattern that names nothing.
+        """
         excluded = [re.compile(each) for each in exclude]
         found = []
         for pattern in patterns:
             above, pivot, kept = pattern.partition("/./") if parents else ("", "", pattern)
-            matches = self._matches(f"{above}/{kept}" if pivot else pattern)
+            whole = f"{above}/{kept}" if pivot else pattern
+            deep = parents and "**" in whole.split("/")
+            matches = self._topmost(whole) if deep else self._matches(whole)
             if not matches:
                 raise fail(pattern)
             for path in matches:
-                chosen = self._one(path, fail)
+                chosen = self._one(path, fail, follow=not deep)
                 if parents:
                     chosen = self._with_parents(chosen, path, above.count("/") + 1 if pivot else 0)
                 entries = tuple(
@@ -154,6 +159,17 @@ class BuildContext:
             and all(one.match(part) for one, part in zip(wanted, path.split("/"), strict=True))
         )
 
+    def _topmost(self, pattern: str) -> list[str]:
+        """What a pattern with `**` names, without what is below that."""
+        wanted = re.compile(named(pattern))
+        found: list[str] = []
+        for path in sorted(
+            (each for each in self._entries if wanted.fullmatch(each)), key=lambda each: each.split("/")
+        ):
+            if not found or not path.startswith(f"{found[-1]}/"):
+                found.append(path)
+        return found
+
     def _resolve(self, path: str) -> str:
         """A path with the links that lead to it replaced, inside the context."""
         resolved = ""
@@ -171,10 +187,10 @@ class BuildContext:
                 break
         return resolved
 
-    def _one(self, path: str, fail: Callable[[str], Exception]) -> Chosen:
+    def _one(self, path: str, fail: Callable[[str], Exception], *, follow: bool) -> Chosen:
         entry = self._entries.get(path)
         name = posixpath.basename(path)
-        if entry is not None and entry.kind == "link":
+        if entry is not None and entry.kind == "link" and follow:
             real = self._resolve(path)
             entry = self._entries.get(real)
             if entry is None and real != ".":

@@ -392,10 +392,11 @@ class _Layouter:
             raise each.place.error(f"{each.keyword}: a source has a NUL in it")
         if not each.parents:
             return _inside(text)
-        if "**" in text:
-            raise each.place.error(f"COPY --parents {text}: ** is not offered", "name a directory, and use --exclude")
-        above, pivot, kept = text.partition("/./")
-        return f"{_inside(above)}/./{_inside(kept)}" if pivot else _inside(text)
+        before, pivot, after = text.partition("/./")
+        above, kept = (_inside(before), _inside(after)) if pivot else (".", _inside(text))
+        if "**" in above or any("**" in part and part != "**" for part in kept.split("/")):
+            raise each.place.error(f"COPY --parents {text}: ** is for whole directories that are kept", "d/**/*.txt")
+        return f"{above}/./{kept}" if above != "." else kept
 
     def _excluded(self, each: ins.Copy, text: str) -> str:
         pattern = _inside(text)

@@ -1,4 +1,4 @@
-"""What `COPY --exclude` leaves out: patterns as in a .dockerignore file, for names below the target."""
+"""Patterns as in a .dockerignore file: what `COPY --exclude` leaves out, for names below the target, and `**` of `COPY --parents`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def expression(pattern: str) -> str:
-    """A regular expression that matches what a pattern names, and all below it: Go's filepath.Match, and `**` for any number of
-    directories."""
+    """A regular expression that matches what a pattern names, and all below it."""
+    return f"(?s:{named(pattern)}(?:/.*)?)"
+
+
+def named(pattern: str) -> str:
+    """A regular expression that matches what a pattern names: Go's filepath.Match, and `**` for any number of directories."""
     found = ""
     for piece in _PIECE.findall(pattern):
         if piece in _WILD:
@@ -20,4 +24,4 @@ def expression(pattern: str) -> str:
             found += f"(?!/)[{inner}]"
         else:
             found += re.escape(piece[-1])
-    return f"(?s:{found}(?:/.*)?)"
+    return f"(?s:{found})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import functools
 import os
 import posixpath
 import re
@@ -109,15 +110,18 @@ def put(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def take(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Pack what `patterns` name into the descriptor fds[0]: a directory's contents, or a file by its last name; with `parents` by its
-    path, from a `/./` in the pattern on. `exclude` are regular expressions of names in the archive."""
+    """Pack what `patterns` name into the descriptor fds[0]: a directory's contents, or a file by its last name.
+
+    With `parents` by its path, from a `/./` in the pattern on, where `**` is for any number of directories. `exclude` are regular
+    expressions of names in the archive.
+    """
     (out,) = fds
     root = enter_root(args["layers"])
     packer = Taker(root, TarWriter(out), {"form": "plain"}, -1)
     packer.excluded = [re.compile(os.fsencode(each)) for each in args["exclude"]]
-    for path, above in _named(root, args):
+    for pattern, path in _named(root, args):
         if args["parents"]:
-            packer.take_with_parents(path, above)
+            packer.take_with_parents(path, _above(pattern), follow=not _is_deep(pattern))
         else:
             packer.take(path)
     packer.finish()
@@ -130,7 +134,7 @@ def look(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     Raises Failure InvalidArgument for a pattern that names nothing.
     """
     root = enter_root(args["layers"])
-    found = [path for path, _ in _named(root, args)]
+    found = [path for _, path in _named(root, args)]
     if args["parents"]:
         return {"files": 0, "directories": len(found)}
     excluded = [re.compile(each) for each in args["exclude"]]
@@ -139,14 +143,23 @@ def look(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     return {"files": len(wanted), "directories": len(found) - len(files)}
 
 
-def _named(root: int, args: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The paths, and how many of their directories are not kept with `parents`."""
+def _named(root: int, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The patterns, each with every path that it names."""
     for pattern in args["patterns"]:
-        above, pivot, _ = pattern.partition("/./")
-        matches = list(expand(root, pattern))
+        matches = list(expand(root, pattern, deep=args["parents"] and _is_deep(pattern)))
         if not matches:
             raise Failure("InvalidArgument", f"{args['what']}: {pattern}: no such file or directory", path=pattern)
-        yield from ((path, above.count("/") + 1 if pivot else 0) for path in matches)
+        yield from ((pattern, path) for path in matches)
+
+
+def _above(pattern: str) -> int:
+    """How many of the directories in a pattern are not kept with `parents`."""
+    above, pivot, _ = pattern.partition("/./")
+    return above.count("/") + 1 if pivot else 0
+
+
+def _is_deep(pattern: str) -> bool:
+    return "**" in pattern.split("/")
 
 
 # --- paths inside -----------------------------------------------------------------------------------------------------
@@ -173,15 +186,48 @@ def make_directories(root: int, path: str, uid: int, gid: int, what: str) -> int
         os.close(parent)
 
 
-def expand(root: int, pattern: str) -> Iterator[str]:
-    """The paths that a pattern with `*`, `?` and `[…]` names, by name; each part matches within one directory."""
+def expand(root: int, pattern: str, *, deep: bool = False) -> Iterator[str]:
+    """The paths that a pattern with `*`, `?` and `[…]` names, by name; each part matches within one directory.
+
+    With `deep`, `**` matches any number of directories, and what is below a path that is named has no path of its own.
+    """
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    if deep and parts[-1] == "**":
+        parts[-1] = "*"
     found = [""]
     for part in parts:
-        found = [match for path in found for match in _matches(root, path, part)]
+        step = _directories if deep and part == "**" else functools.partial(_matches, part=part)
+        found = list(dict.fromkeys(match for path in found for match in step(root, path)))
         if len(found) > MAX_MATCHES:
             raise Failure("ResourceExhausted", f"{pattern} names more than {MAX_MATCHES} files")
-    yield from (path or "/" for path in found)
+    yield from (path or "/" for path in (_topmost(found) if deep else found))
+
+
+def _topmost(paths: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for path in sorted(paths, key=lambda path: path.split("/")):
+        if not found or not path.startswith(f"{found[-1]}/"):
+            found.append(path)
+    return found
+
+
+def _directories(root: int, directory: str) -> Iterator[str]:
+    """A directory and all that are below it. Links are not followed."""
+    pending = [directory]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = open_in_root(root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            continue
+        try:
+            yield path
+            with os.scandir(fd) as entries:
+                pending += [f"{path}/{each.name}" for each in entries if each.is_dir(follow_symlinks=False)]
+        finally:
+            os.close(fd)
 
 
 def _matches(root: int, directory: str, part: str) -> list[str]:
@@ -201,9 +247,9 @@ def _matches(root: int, directory: str, part: str) -> list[str]:
         os.close(fd)
 
 
-def _status(root: int, path: str) -> os.stat_result | None:
+def _status(root: int, path: str, *, follow: bool = True) -> os.stat_result | None:
     try:
-        fd = open_in_root(root, path)
+        fd = open_in_root(root, path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
@@ -326,16 +372,16 @@ class Taker(Packer):
     excluded: Sequence[re.Pattern[bytes]] = ()
     _prefix = b""
 
-    def take_with_parents(self, path: str, above: int) -> None:
+    def take_with_parents(self, path: str, above: int, *, follow: bool) -> None:
         """Pack what is called `path` under its path without the first `above` directories, which have entries too."""
-        status = _status(self._tree, path)
+        status = _status(self._tree, path, follow=follow)
         parts = path.strip("/").split("/")
         directories = parts if status is not None and stat.S_ISDIR(status.st_mode) else parts[:-1]
         for depth in range(above + 1, len(directories) + 1):
             self._parent("/".join(directories[:depth]), "/".join(directories[above:depth]))
         kept = "/".join(directories[above:])
         self._prefix = os.fsencode(f"{kept}/") if kept else b""
-        self.take(path)
+        self.take(path, follow=follow)
         self._prefix = b""
 
     def _parent(self, path: str, name: str) -> None:
@@ -357,14 +403,14 @@ class Taker(Packer):
         if not self._leaves_out(path):
             super()._file(path, name, status, fd)
 
-    def take(self, path: str) -> None:
-        """Pack what is called `path`. A link at its end is followed."""
-        status = _status(self._tree, path)
+    def take(self, path: str, *, follow: bool = True) -> None:
+        """Pack what is called `path`. A link at its end is followed, or packed as it is."""
+        status = _status(self._tree, path, follow=follow)
         if status is None:
             raise Failure("InvalidArgument", f"{path} is a symbolic link that leads nowhere", path=path)
         self._links.clear()
         if not stat.S_ISDIR(status.st_mode):
-            self._one(path)
+            self._one(path, follow=follow)
             return
         root, self._tree = self._tree, open_in_root(self._tree, path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -377,12 +423,12 @@ class Taker(Packer):
         """The archive's end."""
         self._tar.close()
 
-    def _one(self, path: str) -> None:
+    def _one(self, path: str, *, follow: bool) -> None:
         parent, name = posixpath.split(path)
         directory = open_in_root(self._tree, parent or "/", os.O_RDONLY | os.O_DIRECTORY)
         try:
             final = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISLNK(final.st_mode):
+            if stat.S_ISLNK(final.st_mode) and follow:
                 # The file that the link leads to, under the link's name.
                 if not self._leaves_out(os.fsencode(name)):
                     self._follow(os.fsencode(name), directory)

@@ -101,6 +101,9 @@ PARENTS_AND_EXCLUDE = (
     ("COPY --parents d/e", ["d/e/f.txt"]),
     ("COPY --parents ./d/./e/f.txt d/./g", ["e/f.txt", "g"]),
     ("COPY --parents d/*/f.txt", ["d/e/f.txt"]),
+    ("COPY --parents **/*.txt", ["a.txt", "b.txt", "d/e/f.txt"]),
+    ("COPY --parents d/./**/[a-f]*", ["e/f.txt"]),
+    ("COPY --parents --exclude=*.txt ./**/*.txt d/**", ["d/e/f.txt", "d/g"]),
     ("COPY --parents .", ["Dockerfile", "a.txt", "b.txt", "c.md", "d/e/f.txt", "d/g"]),
     ("COPY --exclude=*.txt --exclude=Docker* .", ["c.md", "d/e/f.txt", "d/g"]),
     ("COPY --exclude=**/*.txt --exclude=Docker* .", ["c.md", "d/g"]),
@@ -133,6 +136,8 @@ COPY --from=s --parents --exclude=**/*.txt --exclude=link s/*.md s/./d /q/
 COPY --from=s --exclude=d/g --exclude=**/e --exclude=[A-Z]* /s /r/
 COPY --from=s --exclude=b.txt /s/*.txt /t/
 COPY --from=s --parents /s/link/./g /u/
+COPY --from=s --parents /s/./**/*.txt s/./**/l* /v/
+COPY --from=s --parents s/d/./** /w/
 """
     )
     look = "cd /{} && find . -mindepth 1 | sort | cut -c3-"
@@ -140,6 +145,14 @@ COPY --from=s --parents /s/link/./g /u/
     assert project.run("sh", "-c", look.format("q")).split() == ["d", "d/e", "d/g", "d/h", "s", "s/c.md"]
     assert project.run("sh", "-c", look.format("r")).split() == ["a.txt", "b.txt", "c.md", "d", "d/h", "empty", "link"]
     assert project.run("sh", "-c", look.format("t") + "; cat /u/g /r/d/h") == "a.txt\ngg"
+    assert project.run("sh", "-c", look.format("v")).split() == ["a.txt", "b.txt", "d", "d/e", "d/e/f.txt", "link"]
+    assert project.run("sh", "-c", look.format("w") + "; readlink /v/link").split() == [
+        "e",
+        "e/f.txt",
+        "g",
+        "h",
+        "/s/d",
+    ]
     attributes = "stat -c '%a %u:%g %h' /p/d /p/d/e /q/d/g /q/d/h /r/d/h"
     assert [line.split()[:2] for line in project.run("sh", "-c", attributes).splitlines()[:2]] == [
         ["700", "0:0"],

@@ -78,6 +78,27 @@ def test_what_is_not_there(pattern: str) -> None:
         chosen(pattern)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "paths"),
+    [
+        ("**/*.txt", ["a.txt", "b.txt", "d", "d/c.txt"]),
+        ("**/e", ["d", "d/e", "d/e/f"]),
+        ("d/**", ["d", "d/c.txt", "d/e", "d/e/f", "d/up"]),
+        ("d/**/f", ["d", "d/e", "d/e/f"]),
+        ("d/./**/f", ["e", "e/f"]),
+        ("**/e/**/f", ["d", "d/e", "d/e/f"]),
+        ("**/to-*", ["to-directory", "to-file"]),
+        ("**", [entry.path for entry in sorted(TREE, key=lambda entry: entry.path.split("/"))]),
+    ],
+)
+def test_any_number_of_directories(pattern: str, paths: list[str]) -> None:
+    found = [entry for each in BuildContext(TREE).choose([pattern], KeyError, parents=True) for entry in each.entries]
+    assert list(dict.fromkeys(entry.path for entry in found)) == paths
+    kinds = {entry.path: entry.kind for entry in TREE}
+    above = "d/" if "/./" in pattern else ""
+    assert all(entry.kind == kinds[above + entry.path] for entry in found), "links stay links"
+
+
 def test_everything() -> None:
     assert len(chosen(".")) == len(TREE)
 

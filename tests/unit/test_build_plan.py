@@ -129,7 +129,14 @@ def test_arguments_of_from_lines() -> None:
             "FROM a\nRUN --mount=type=cache,target=/c,from=a x",
             "Dockerfile:2: RUN --mount=type=cache,from= is not offered: a cache begins empty",
         ),
-        ("FROM a\nCOPY --parents **/*.c /y", "Dockerfile:2: COPY --parents **/*.c: ** is not offered"),
+        (
+            "FROM a\nCOPY --parents a**/b /y",
+            "Dockerfile:2: COPY --parents a**/b: ** is for whole directories that are kept",
+        ),
+        (
+            "FROM a\nCOPY --parents **/./b /y",
+            "Dockerfile:2: COPY --parents **/./b: ** is for whole directories that are kept",
+        ),
         ("FROM a\nCOPY --exclude=!x . /y", "Dockerfile:2: COPY --exclude=!x: not a pattern of files to leave out"),
         (
             "FROM a\nADD http://x/y.git#.. /z",
