@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from moorage.server.builder.trees import Feeder, Placement, Sources, Trees, copi
 from moorage.server.cancel import CancelToken
 from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.graph.graph import Graph
+
+_NUMBERS = re.compile(r"[0-9]+(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,20 @@ class Copier:
             "owner": action.owner,
             "mode": action.mode,
             "unpack": action.unpack,
+            **({"link": True} if action.link else {}),
         }
         if origin:
             prepared = self._from_tree(action, place, origin, key)
         else:
             prepared = self._from_context(action, place, key)
         return prepared
+
+    def with_numbers(self, action: CopyAction, place: Place, chain_id: str) -> CopyAction:
+        """A copy whose owner is numbers, looked up in the files of a chain: so that it needs no more of them."""
+        if not action.owner or _NUMBERS.fullmatch(action.owner):
+            return action
+        view, what = self._graph.driver.view(chain_id), f"{place}: {action.keyword}"
+        return replace(action, owner=self._trees.owner(view, action.owner, what))
 
     def put(self, rootfs: tuple[RootfsMount, ...], prepared: Prepared) -> None:
         """Put it into a root file system."""

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from moorage.server.builder.agents import Agents
@@ -33,6 +33,7 @@ from moorage.server.builder.trees import Trees
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
 from moorage.server.graph.graph import Graph
+from moorage.server.graph.layers import chain_id_on
 from moorage.server.graph.packing import MadeLayer
 from moorage.server.model import Image, Platform
 from moorage.server.registry.buildcache import CachedStep, RemoteCache
@@ -198,8 +199,8 @@ class Build:
         """Do a step, or find it done, and add to the stage what it made."""
         async with self._step(name, stage.label) as progress:
             work = await self._prepare(step, action, state, progress)
-            key = key_of(state.chain_id, {**work.key, "clamp": self._options.epoch})
-            entry = None if self._options.no_cache else await self._find(key, state, progress)
+            key = key_of("" if work.linked else state.chain_id, {**work.key, "clamp": self._options.epoch})
+            entry = None if self._options.no_cache else await self._find(key, work, state, progress)
             if entry is not None:
                 progress.cached = True
             else:
@@ -214,12 +215,16 @@ class Build:
                 state.add_layer(entry.blob, entry.created_ns)
             state.add_history(step.text, empty=entry.blob is None)
 
-    async def _find(self, key: str, state: StageState, progress: _Progress) -> CacheEntry | None:
+    async def _find(self, key: str, work: _Work, state: StageState, progress: _Progress) -> CacheEntry | None:
         """What is known of a step, here or in the caches of `--cache-from`, whose layer is fetched then."""
         cache = self._tools.cache
         entry = cache.find(key)
+        if entry is not None and work.linked:
+            entry = await self._house.blocking(self._moved, entry, state.chain_id)
         for remote in self._remotes if entry is None else ():
             step = remote.steps.get(key)
+            if step is not None and work.linked:
+                step = replace(step, parent=state.chain_id)
             if step is None or step.parent != state.chain_id:
                 continue
             try:
@@ -229,6 +234,18 @@ class Build:
                 continue
             return cache.add(key, step.chain_id, step.blob, text=step.text, created_ns=step.created_ns)
         return entry
+
+    def _moved(self, entry: CacheEntry, parent: str) -> CacheEntry | None:
+        """The layer of a linked copy on top of another chain; None where its blob is not here any more."""
+        graph = self._tools.graph
+        if entry.blob is None:
+            return entry
+        chain_id = chain_id_on(parent, entry.blob.diff_id)
+        if not graph.has_layer(chain_id):
+            if not graph.content.exists(entry.blob.digest):
+                return None
+            graph.apply_blob(entry.blob, parent, self._cancel)
+        return self._tools.cache.add(entry.key, chain_id, entry.blob, text=entry.text, created_ns=entry.created_ns)
 
     def _remember(self, key: str, state: StageState, made: MadeLayer, step: Step) -> CacheEntry:
         epoch = self._options.epoch
@@ -241,14 +258,24 @@ class Build:
         match action:
             case DirectoryAction():
                 path = action.path
-                return _Work({"directory": path}, lambda: self._changed(state, self._tools.trees.have_directory, path))
+                return _Work(
+                    {"directory": path}, lambda: self._changed(state.chain_id, self._tools.trees.have_directory, path)
+                )
             case CopyAction():
-                origin = await self._view(action.origin, step.place, progress)
-                prepared = await self._house.blocking(self._copier.prepare, action, step.place, origin)
-                return _Work(prepared.key, lambda: self._changed(state, self._copier.put, prepared))
+                return await self._prepare_copy(step.place, action, state, progress)
         shown = [await self._shown(action, number, step.place, progress) for number in range(len(action.mounts))]
         key = {**told(action, shown), "network": action.network or self._options.network}
         return _Work(key, lambda: self._run(action, shown, step.place, state, progress))
+
+    async def _prepare_copy(self, place: Place, action: CopyAction, state: StageState, progress: _Progress) -> _Work:
+        origin = await self._view(action.origin, place, progress)
+        if action.link:
+            action = await self._house.blocking(self._copier.with_numbers, action, place, state.chain_id)
+        prepared = await self._house.blocking(self._copier.prepare, action, place, origin)
+        if not action.link:
+            return _Work(prepared.key, lambda: self._changed(state.chain_id, self._copier.put, prepared))
+        # Into nothing, and then on top of what is there.
+        return _Work(prepared.key, lambda: self._changed("", self._copier.put, prepared, state.chain_id), linked=True)
 
     async def _view(self, origin: int | str | None, place: Place, progress: _Progress) -> str:
         """The chain ID of what `--from` means; empty for the context."""
@@ -263,15 +290,17 @@ class Build:
             raise place.error("there are no files in what it copies from")
         return chain_id
 
-    async def _changed(self, state: StageState, change: Callable[..., None], argument: Any) -> MadeLayer:
-        """A layer of what `change` does to a root file system."""
-        return cast(MadeLayer, await self._house.blocking(self._change, state.chain_id, change, argument))
+    async def _changed(
+        self, chain_id: str, change: Callable[..., None], argument: Any, onto: str | None = None
+    ) -> MadeLayer:
+        """A layer of what `change` does to a root file system, on top of the same chain or of another one."""
+        return cast(MadeLayer, await self._house.blocking(self._change, chain_id, change, argument, onto))
 
-    def _change(self, chain_id: str, change: Callable[..., None], argument: Any) -> MadeLayer:
+    def _change(self, chain_id: str, change: Callable[..., None], argument: Any, onto: str | None = None) -> MadeLayer:
         driver = self._tools.graph.driver
         with self._writable(chain_id) as id:
             change(driver.rootfs(id), argument)
-            return self._commit(id)
+            return self._commit(id, onto)
 
     @contextmanager
     def _writable(self, chain_id: str) -> Any:
@@ -283,8 +312,8 @@ class Build:
         finally:
             driver.remove(id)
 
-    def _commit(self, id: str) -> MadeLayer:
-        return self._tools.graph.commit_layer(id, self._cancel, move=True, clamp_seconds=self._options.epoch)
+    def _commit(self, id: str, onto: str | None = None) -> MadeLayer:
+        return self._tools.graph.commit_layer(id, self._cancel, move=True, clamp_seconds=self._options.epoch, onto=onto)
 
     # --- RUN ----------------------------------------------------------------------------------------------------------
 
@@ -341,7 +370,7 @@ class Build:
         key = key_of("", prepared.key)
         found = self._tools.cache.find(key)
         if found is None:
-            made = await self._changed(StageState(ImageSpec()), self._copier.put, prepared)
+            made = await self._changed("", self._copier.put, prepared)
             found = self._tools.cache.add(
                 key, made.layer.chain_id, made.blob, text=f"context {path}", created_ns=time.time_ns()
             )
@@ -384,8 +413,11 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Work:
+    """`linked`: its layer is the same whatever is below."""
+
     key: dict[str, Any]
     make: Callable[[], Awaitable[MadeLayer]]
+    linked: bool = False
 
 
 def planned(options: BuildOptions, platform: Platform) -> Plan:

@@ -63,6 +63,11 @@ class Trees:
         """Have a directory, made with its parents where it is missing."""
         self._run("build_directory", {"layers": tables(layers), "path": path}, [], None)
 
+    def owner(self, layers: Sequence[RootfsMount], name: str, what: str) -> str:
+        """`uid:gid` of a `name[:group]`."""
+        found = self._run("build_owner", {"layers": tables(layers), "owner": name, "what": what}, [], None)
+        return f"{found['uid']}:{found['gid']}"
+
     def put(self, layers: Sequence[RootfsMount], where: Placement, feeder: Feeder, cancel: CancelToken) -> None:
         """Put the files of a tar stream into a root file system. An error of the feeder is raised as it is."""
         args = {"layers": tables(layers), **vars(where)}

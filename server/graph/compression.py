@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, cast
 
 import zstandard
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
 Compression = Literal["gzip", "zstd", "none"]
 
@@ -66,3 +66,12 @@ def compressor(kind: Compression) -> Compressor:
             return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
         case _:
             return _Plain()
+
+
+def decompressed(file: BinaryIO, media_type: str) -> BinaryIO:
+    """The plain bytes of a layer's blob that was packed here, or verified when it came."""
+    if media_type.endswith("gzip"):
+        return cast(BinaryIO, igzip.IGzipFile(fileobj=file))  # type: ignore[no-untyped-call]
+    if media_type.endswith("zstd"):
+        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    return file

@@ -32,7 +32,7 @@ from moorage.server.graph.garbage import Collected, Garbage, Removed
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
 from moorage.server.graph.names import CONTENT, DIGEST, FORGOTTEN, KIND, TAG, all_images, with_names
-from moorage.server.graph.packing import MadeLayer, pack_changes, pack_layer
+from moorage.server.graph.packing import MadeLayer, apply_blob, pack_changes, pack_layer
 from moorage.server.graph.usage import Usage, measure
 from moorage.server.model import DiskUsage, Image, Layer, LayerBlob
 
@@ -73,12 +73,14 @@ class Graph:
         compression: Compression = "gzip",
         move: bool = False,
         clamp_seconds: int | None = None,
+        onto: str | None = None,
         still: AbstractContextManager[None] | None = None,
     ) -> MadeLayer:
         """What a container has changed, as a layer on top of its image's and as a compressed blob of the content store.
 
         The same changes give the same digests. With `move` the container is of no more use, and only `remove_rootfs` may follow.
         No file is younger than `clamp_seconds` since the epoch. The files are copied inside `still`.
+        With `onto` the layer is on top of that chain instead, and unpacked there.
         Hold a `lease` until an image has the layer.
         Raises FailedPrecondition for a change that no layer can hold, ResourceExhausted for a full disk.
         """
@@ -91,8 +93,13 @@ class Graph:
             compression=compression,
             move=move,
             clamp_seconds=clamp_seconds,
+            onto=onto,
             still=still or nullcontext(),
         )
+
+    def apply_blob(self, blob: LayerBlob, parent: str, cancel: CancelToken) -> Layer:
+        """Have a blob of the content store be a layer on top of the chain `parent` too. Raises NotFound when it is not here."""
+        return apply_blob(self.content, self._layers, blob, parent, cancel)
 
     def layer_blobs(self, chain_id: str) -> list[LayerBlob]:
         """The blobs of a layer that are kept in the content store."""

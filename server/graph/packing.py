@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from moorage.server.cancel import CancelToken
-from moorage.server.graph.compression import MEDIA_TYPES, Compression, compressor
+from moorage.server.graph.compression import MEDIA_TYPES, Compression, compressor, decompressed
 from moorage.server.graph.content import ContentStore, Draft
 from moorage.server.graph.drivers.base import GraphDriver
-from moorage.server.graph.layers import Layers
+from moorage.server.graph.layers import Layers, chain_id_on
 from moorage.server.model import Layer, LayerBlob
 
 
@@ -54,6 +54,7 @@ def pack_changes(
     compression: Compression,
     move: bool,
     clamp_seconds: int | None,
+    onto: str | None,
     still: AbstractContextManager[None],
 ) -> MadeLayer:
     """See `Graph.commit_layer`."""
@@ -65,7 +66,20 @@ def pack_changes(
         packed = snapshot.pack(sink, cancel, clamp_seconds=clamp_seconds)
         cancel.check()
         blob = sink.finish()
-        return MadeLayer(layers.adopt(snapshot, blob, packed.size), blob, packed.entries)
+        if onto in (None, snapshot.parent):
+            layer = layers.adopt(snapshot, blob, packed.size)
+        else:
+            layer = apply_blob(content, layers, blob, str(onto), cancel)
+        return MadeLayer(layer, blob, packed.entries)
+
+
+def apply_blob(content: ContentStore, layers: Layers, blob: LayerBlob, parent: str, cancel: CancelToken) -> Layer:
+    """See `Graph.apply_blob`."""
+    chain_id = chain_id_on(parent, blob.diff_id)
+    with content.open(blob.digest) as file:
+        layer = layers.apply(chain_id, blob.diff_id, parent, decompressed(file, blob.media_type), cancel)
+    layers.keep_blob(chain_id, blob)
+    return layer
 
 
 def pack_layer(driver: GraphDriver, content: ContentStore, chain_id: str, cancel: CancelToken) -> LayerBlob:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from moorage.server.libcontainer import rootfs, syscalls
+from moorage.server.libcontainer.errors import StartError
 from moorage.server.libcontainer.paths import open_in_root
 from moorage.server.libcontainer.users import resolve
 from moorage.server.supervisor import tarstream
@@ -81,6 +82,12 @@ def have_directory(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     root = enter_root(args["layers"])
     os.close(make_directories(root, args["path"], 0, 0, "WORKDIR"))
     return {}
+
+
+def owner(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Answer `uid` and `gid` of `owner`, `name[:group]`."""
+    uid, gid = _owner(enter_root(args["layers"]), args["owner"], args["what"])
+    return {"uid": uid, "gid": gid}
 
 
 def put(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -297,7 +304,11 @@ def _remove_if_empty(directory: int, name: str) -> None:
 def _owner(root: int, text: str, what: str) -> tuple[int, int]:
     """`name[:group]` by the files of the root file system; a number without a group is its own group."""
     name, _, group = text.partition(":")
-    user = resolve(root, {"username": text if group or not name.isdecimal() else f"{name}:{name}"}, want_home=False)
+    username = text if group or not name.isdecimal() else f"{name}:{name}"
+    try:
+        user = resolve(root, {"username": username}, want_home=False)
+    except StartError as error:
+        raise Failure("InvalidArgument", f"{what} --chown={text}: {error.message}", path=error.path) from None
     return user.uid, user.gid
 
 

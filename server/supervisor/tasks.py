@@ -46,6 +46,7 @@ TASKS: dict[str, Task] = {
     "build_missing": buildtree.missing,
     "build_sweep": buildtree.sweep,
     "build_directory": buildtree.have_directory,
+    "build_owner": buildtree.owner,
     "build_put": buildtree.put,
     "build_take": buildtree.take,
     "build_look": buildtree.look,

@@ -102,6 +102,17 @@ def test_with_mode_min_only_the_steps_of_the_image(project: Project, registry: L
     assert [steps[name] for name in ("COPY --from=tools /tool /tool", "RUN date +%N >/n; true")] == ["done", "done"]
 
 
+def test_the_layer_of_a_linked_copy_is_fetched_for_another_base(project: Project, registry: LoopbackRegistry) -> None:
+    ref = f"{registry.host}/test/buildcache:linked"
+    dockerfile = "FROM BASE\nARG v\nRUN echo $v >/v\nCOPY --link a /a\nCOPY a /b\n"
+    project.build(dockerfile, "--build-arg", "v=1", "--cache-to", f"type=registry,ref={ref}")
+    forget(project.daemon)
+    again = project.build("", "--build-arg", "v=2", "--cache-from", ref)
+    assert list(commands(again.steps).values()) == ["done", "cached", "done"]
+    assert project.run("cat", "/v", "/a", "/b") == "2\n11"
+    whole(project.daemon)
+
+
 def test_a_layer_that_is_gone_from_the_registry_is_made_again(project: Project, registry: LoopbackRegistry) -> None:
     ref = f"{registry.host}/test/lossy:1"
     project.build("FROM BASE\nRUN date +%N >/n\n", "--cache-to", f"type=registry,ref={ref}")

@@ -13,6 +13,7 @@ import zstandard
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import Cancelled
 from moorage.server.graph.compression import Compression
+from moorage.server.graph.layers import chain_id_on
 from tests.graphhouse import House, digest
 
 CHANGES = b"what has changed, over and over " * 1000
@@ -62,6 +63,19 @@ def test_the_same_changes_are_the_same_layer(house: House) -> None:
         first.blob.digest,
         other.blob.digest,
     }
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_changes_become_a_layer_on_another_chain(house: House, compression: Compression) -> None:
+    other = house.image(b"other").layers[-1].chain_id
+    made = house.graph.commit_layer(container(house), CancelToken(), compression=compression, onto=other)
+    assert (made.layer.parent, made.layer.diff_id) == (other, digest(CHANGES))
+    assert made.layer.chain_id == chain_id_on(other, made.blob.diff_id)
+    assert house.driver.stored[made.layer.chain_id] == CHANGES
+    third = house.image(b"third").layers[-1].chain_id
+    moved = house.graph.apply_blob(made.blob, third, CancelToken())
+    assert (moved.parent, moved.diff_id) == (third, made.blob.diff_id)
+    assert house.graph.layer_blobs(moved.chain_id) == house.graph.layer_blobs(made.layer.chain_id) == [made.blob]
 
 
 def test_a_layer_of_no_image_goes_with_its_blob_at_the_next_start(house: House) -> None:
