@@ -134,7 +134,7 @@ class Copier:
                 "fetched": _told(fetched),
                 "inline": _told(self._inline(action)),
                 "git": [[commit, each.directory] for commit, each in zip(commits, action.repositories, strict=True)],
-                "git_options": [action.keep_git_dir, action.exclude] if commits else [],
+                "git_options": [action.keep_git_dir, action.exclude, "submodules"] if commits else [],
             },
             parts,
         )

@@ -1,7 +1,8 @@
 """ADD of a git repository: `https://host/path.git#ref:directory`, fetched with the host's git as one commit and its files.
 
 The commit that the reference means now is asked for first, and is the cache's key; only when the step has to be done is it fetched. No
-working tree is made here: git writes an archive of the commit's tree, which goes to the step's root file system like any other.
+working tree is made here: git writes an archive of the commit's tree, which goes to the step's root file system like any other. Submodules
+are repositories of their own, of which that of the commit says where they are and which commit is meant.
 """
 
 from __future__ import annotations
@@ -20,16 +21,29 @@ from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 from moorage.server.builder.context import Whole
+from moorage.server.builder.submodules import MODULES, Link, Submodule, address, described, links
 from moorage.server.builder.trees import Feeder
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from moorage.server.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from moorage.server.graph.confined import CHUNK
+from moorage.server.registry.problems import shown
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF = re.compile(r"(?!.*(\.\.|@\{|//))[A-Za-z0-9][A-Za-z0-9._/@+-]*")
 _ATTRIBUTES = "* -export-ignore -export-subst\n"
 """Every file of the commit, as it is: over what the repository says of archives."""
 _SHOWN = 300
+MAX_DEPTH = 10
+"""How deep submodules may be in each other."""
+MAX_SUBMODULES = 1000
+"""How many a repository may have, those of its submodules included."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,16 @@ class GitSource:
     url: str
     ref: str = "HEAD"
     directory: str = ""
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """How errors call it."""
+        return self.name or self.url
+
+    def tree(self, commit: str) -> str:
+        """What git calls the directory's tree in a commit."""
+        return f"{commit}:{self.directory}" if self.directory else commit
 
 
 def git_source(text: str) -> GitSource | None:
@@ -67,7 +91,7 @@ class Git:
         """The commit that is meant now. Raises NotFound, Unavailable, DataLoss (not the checksum), FailedPrecondition without git."""
         commit = source.ref if COMMIT.fullmatch(source.ref) else self._look_up(source)
         if checksum and commit != checksum:
-            raise DataLoss(f"ADD {source.url}: {source.ref} is commit {commit}, not {checksum}", url=source.url)
+            raise DataLoss(f"ADD {source.called}: {source.ref} is commit {commit}, not {checksum}", url=source.url)
         return commit
 
     def _look_up(self, source: GitSource) -> str:
@@ -79,28 +103,74 @@ class Git:
         commit = next((found[name] for name in names if name in found), "")
         if not COMMIT.fullmatch(commit):
             raise NotFound(
-                f"ADD {source.url}: there is no branch or tag {ref}",
+                f"ADD {source.called}: there is no branch or tag {ref}",
                 hint="a commit is named by all of its 40 digits",
                 url=source.url,
             )
         return commit
 
     def feeder(self, source: GitSource, commit: str, *, keep: bool, exclude: Sequence[str]) -> Feeder:
-        """A feeder of the commit's files, all of them root's and of the commit's time; with `keep` of the repository too, as `.git`."""
-        excluded = [re.compile(each) for each in exclude]
+        """A feeder of the commit's files, all of them root's and of the commit's time, and of its submodules'; with `keep` of the
+        repository too, as `.git`."""
 
         def feed(pipe: RawIOBase) -> None:
-            with self._fetched(source, commit) as repository, _tar(pipe) as tar:
-                seconds = int(self._git(source, "log", "-1", "--format=%ct", commit, at=repository))
-                time = seconds if self._clamp is None else min(seconds, self._clamp)
-                for member, file in self._files(source, commit, repository):
-                    if not any(each.fullmatch(member.name) for each in excluded):
-                        tar.addfile(_plain(member, time), file)
-                if keep:
-                    self._make_worktree(source, commit, repository)
-                    tar.add(repository, ".git", filter=lambda member: _plain(member, time))
+            with _tar(pipe) as tar:
+                packing = _Packing(tar, [re.compile(each) for each in exclude])
+                with self._fetched(source, commit) as repository:
+                    seconds = int(self._git(source, "log", "-1", "--format=%ct", commit, at=repository))
+                    packing.time = seconds if self._clamp is None else min(seconds, self._clamp)
+                    self._pack(source, commit, repository, packing, "")
+                    if keep:
+                        self._make_worktree(source, commit, repository)
+                        tar.add(repository, ".git", filter=packing.plain)
 
         return feed
+
+    def _pack(
+        self, source: GitSource, commit: str, repository: Path, packing: _Packing, prefix: str = "", depth: int = 0
+    ) -> None:
+        """Pack a commit's files, and those of its submodules, below `prefix`."""
+        for member, file in self._files(source, commit, repository):
+            member.name = f"{prefix}{member.name}"
+            if not packing.leaves_out(member.name):
+                packing.tar.addfile(packing.plain(member), file)
+        wanted = [
+            each for each in self._links(source, commit, repository) if not packing.leaves_out(prefix + each.path)
+        ]
+        packing.submodules += len(wanted)
+        if packing.submodules > MAX_SUBMODULES or (wanted and depth == MAX_DEPTH):
+            raise ResourceExhausted(f"ADD {source.called}: too many submodules", url=source.url)
+        for link, module in self._submodules(source, commit, repository, wanted):
+            with self._fetched(module, link.commit) as fetched:
+                self._pack(module, link.commit, fetched, packing, f"{prefix}{link.path}/", depth + 1)
+
+    def _links(self, source: GitSource, commit: str, repository: Path) -> list[Link]:
+        return list(links(self._git(source, "ls-tree", "-r", "-z", source.tree(commit), at=repository)))
+
+    def _submodules(
+        self, source: GitSource, commit: str, repository: Path, wanted: Sequence[Link]
+    ) -> list[tuple[Link, GitSource]]:
+        """Where the submodules are fetched from; all are looked at before the first is. Raises InvalidArgument for one that is not."""
+        if not wanted:
+            return []
+        told = ""
+        if self._git(source, "ls-tree", "-z", commit, "--", MODULES, at=repository).startswith("100"):
+            blob = f"--blob={commit}:{MODULES}"
+            told = self._git(source, "config", "-z", "--no-includes", blob, "--list", at=repository)
+        known, found = described(told), []
+        for link in wanted:
+            path = f"{source.directory}/{link.path}" if source.directory else link.path
+            module = known.get(path, Submodule())
+            if module.update == "none":
+                continue
+            name = f"{source.called}: submodule {shown(path)}"
+            try:
+                found.append((link, GitSource(address(source.url, module.url), link.commit, name=name)))
+            except ValueError as error:
+                what = f"{name} at {shown(module.url)}" if module.url else name
+                hint = "leave it out with --exclude"
+                raise InvalidArgument(f"ADD {what}: {error}", hint=hint, url=source.url) from None
+        return found
 
     @contextmanager
     def _fetched(self, source: GitSource, commit: str) -> Iterator[Path]:
@@ -119,8 +189,7 @@ class Git:
         attributes = repository / "info" / "attributes"
         attributes.parent.mkdir()
         attributes.write_text(_ATTRIBUTES)
-        tree = f"{commit}:{source.directory}" if source.directory else commit
-        command = ["-c", "tar.umask=0022", "archive", "--format=tar", tree]
+        command = ["-c", "tar.umask=0022", "archive", "--format=tar", source.tree(commit)]
         with self._started(source, *command, at=repository) as (process, fail):
             try:
                 with tarfile.open(fileobj=process.stdout, mode="r|", bufsize=CHUNK) as archive:
@@ -145,7 +214,7 @@ class Git:
         """Run git to its end; what it printed."""
         with self._started(source, *arguments, at=at) as (process, _):
             assert process.stdout is not None
-            return process.stdout.read().decode("utf-8", "replace")
+            return process.stdout.read().decode("utf-8", "surrogateescape")
 
     @contextmanager
     def _started(
@@ -164,7 +233,7 @@ class Git:
                     cwd=home,
                 )
             except FileNotFoundError:
-                message = f"ADD {source.url}: the daemon's host has no git"
+                message = f"ADD {source.called}: the daemon's host has no git"
                 raise FailedPrecondition(message, reason="GIT_MISSING", hint="install git there") from None
 
             def fail(why: str) -> None:
@@ -188,10 +257,12 @@ class Git:
 
 def _failure(source: GitSource, said: str) -> Exception:
     if "not a tree object" in said or "not a valid object name" in said.lower():
-        return NotFound(f"ADD {source.url}: there is no directory {source.directory} in {source.ref}", url=source.url)
+        return NotFound(
+            f"ADD {source.called}: there is no directory {source.directory} in {source.ref}", url=source.url
+        )
     if "not found" in said or "not our ref" in said:
-        return NotFound(f"ADD {source.url}: {said}", url=source.url)
-    return Unavailable(f"ADD {source.url}: {said}", url=source.url)
+        return NotFound(f"ADD {source.called}: {said}", url=source.url)
+    return Unavailable(f"ADD {source.called}: {said}", url=source.url)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -214,9 +285,22 @@ def _tar(pipe: RawIOBase) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def _plain(member: tarfile.TarInfo, seconds: int) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mtime = seconds
-    member.pax_headers = {}
-    return member
+class _Packing:
+    """One ADD's tar: what it leaves out, and the time of all that is in it."""
+
+    def __init__(self, tar: tarfile.TarFile, excluded: Sequence[re.Pattern[str]]) -> None:
+        self.tar = tar
+        self.time = 0
+        self.submodules = 0
+        self._excluded = excluded
+
+    def leaves_out(self, name: str) -> bool:
+        return any(each.fullmatch(name) for each in self._excluded)
+
+    def plain(self, member: tarfile.TarInfo) -> tarfile.TarInfo:
+        """A member as root's, and nothing more."""
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        member.mtime = self.time
+        member.pax_headers = {}
+        return member

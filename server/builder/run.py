@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -271,11 +271,17 @@ class Build:
         origin = await self._view(action.origin, place, progress)
         if action.link:
             action = await self._house.blocking(self._copier.with_numbers, action, place, state.chain_id)
-        prepared = await self._house.blocking(self._copier.prepare, action, place, origin)
-        if not action.link:
-            return _Work(prepared.key, lambda: self._changed(state.chain_id, self._copier.put, prepared))
-        # Into nothing, and then on top of what is there.
-        return _Work(prepared.key, lambda: self._changed("", self._copier.put, prepared, state.chain_id), linked=True)
+        with _placed(place):
+            prepared = await self._house.blocking(self._copier.prepare, action, place, origin)
+
+        async def make() -> MadeLayer:
+            with _placed(place):
+                if action.link:
+                    # Into nothing, and then on top of what is there.
+                    return await self._changed("", self._copier.put, prepared, state.chain_id)
+                return await self._changed(state.chain_id, self._copier.put, prepared)
+
+        return _Work(prepared.key, make, linked=action.link)
 
     async def _view(self, origin: int | str | None, place: Place, progress: _Progress) -> str:
         """The chain ID of what `--from` means; empty for the context."""
@@ -451,6 +457,15 @@ def _closing(copier: Copier) -> Any:
 
 async def _as_coroutine(awaitable: Awaitable[Image]) -> Image:
     return await awaitable
+
+
+@contextmanager
+def _placed(place: Place) -> Iterator[None]:
+    """Errors of the block name the place."""
+    try:
+        yield
+    except MoorageError as error:
+        raise _at(place, error) from error
 
 
 def _at(place: Place, error: MoorageError) -> MoorageError:

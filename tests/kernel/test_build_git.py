@@ -173,6 +173,66 @@ def test_what_is_not_there(project: Project, url: str, line: str, message: str) 
     assert list((project.daemon.root / "build" / "repositories").iterdir()) == []
 
 
+def other(repository: Repository, name: str) -> Repository:
+    """One more on the same server."""
+    directory = repository.directory.parent / f"{name}.git"
+    directory.mkdir()
+    return Repository(directory)
+
+
+def with_submodules(repository: Repository, modules: dict[str, tuple[str, str]]) -> str:
+    """A new commit with submodules by their paths, each with URL and commit."""
+    settings = [f'[submodule "{path}"]\n\tpath = {path}\n\turl = {url}\n' for path, (url, _) in modules.items()]
+    (repository.directory / ".gitmodules").write_text("".join(settings))
+    repository.git("add", ".gitmodules")
+    for path, (_, commit) in modules.items():
+        repository.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
+    repository.git("commit", "-q", "-m", "modules")
+    return repository.git("rev-parse", "HEAD")
+
+
+def test_submodules_are_fetched(project: Project, repository: Repository, url: str) -> None:
+    inner, library = other(repository, "inner"), other(repository, "library")
+    middle = with_submodules(library, {"inner": ("../inner.git", inner.tagged)})
+    absolute = url.replace("project", "library")
+    commit = with_submodules(repository, {"deps/lib": (absolute, middle), "sub/rel": ("./../inner.git/", inner.head)})
+    project.build(
+        f"FROM BASE\nADD --checksum={commit} {url} /all\nADD --chown=7:8 {url}#:sub /sub\n"
+        f"ADD --exclude=sub --exclude=deps/lib/inner {url} /some\nADD --keep-git-dir {url} /kept\n"
+    )
+    read = "cat /all/deps/lib/version /all/deps/lib/inner/version /all/sub/rel/version /sub/rel/version"
+    assert project.run("sh", "-c", read) == "2122"
+    look = "ls -A /some/deps/lib; ls -d /some/sub /kept/.git /*/*/*/.git; stat -c '%u:%g %a %Y' /sub/rel/sub/script"
+    assert project.run("sh", "-c", look).split() == [
+        *(".gitattributes", ".gitmodules", "filled", "left-out", "link", "sub", "version"),
+        *("/kept/.git", "7:8", "755", "1700000000"),
+    ]
+    assert list((project.daemon.root / "build" / "repositories").iterdir()) == []
+    assert set(list(project.build().steps.values())[1:-1]) == {"cached"}
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ("git@example.com:x/y.git", "submodule 'deps/x' at 'git@example.com:x/y.git': only http and https are fetched"),
+        ("ssh://example.com/y.git", "submodule 'deps/x' at 'ssh://example.com/y.git': only http and https are fetched"),
+        ("/srv/y.git", "submodule 'deps/x' at '/srv/y.git': only http and https are fetched"),
+        ("../../../y.git", "submodule 'deps/x' at '../../../y.git': it leads out of the server"),
+        ("../lost.git", "submodule 'deps/x': repository "),
+        ("../inner.git", "submodule 'deps/x': remote error: "),
+    ],
+)
+def test_submodules_that_cannot_be_had(
+    project: Project, repository: Repository, url: str, at: str, message: str
+) -> None:
+    other(repository, "inner")
+    with_submodules(repository, {"deps/x": (at, "1" * 40)})
+    built = project.build(f"FROM BASE\nADD {url} /x\n", check=False)
+    assert f"Dockerfile:2: ADD {url}: {message}" in built.error
+    assert list((project.daemon.root / "build" / "repositories").iterdir()) == []
+    assert project.build(f"FROM BASE\nADD --exclude=deps {url} /x\n").code == 0
+
+
 def test_a_host_without_git(registry: LoopbackRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "project").mkdir()
     monkeypatch.setenv("PATH", "/nowhere")
