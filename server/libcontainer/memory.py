@@ -7,8 +7,11 @@ the same for all forks of a kind: one learns it, and those that come later copy 
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
+import sys
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
@@ -26,6 +29,48 @@ _WHERE = 1 << 63 | (1 << 55) - 1
 
 _libc = ctypes.PyDLL(None)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+# The allocator of small objects, see `Include/internal/pycore_obmalloc.h`: pools of objects of one size.
+_POOL = 16 << 10
+_POOL_HEADER = 48
+_ALIGNMENT = 16
+_LARGEST = 512
+
+_fillers: list[object] = []
+
+
+def settle() -> None:
+    """Lay out this process's memory for forks of it, which have no collector until they turn it on. Called once, before the first.
+
+    A fork's own objects come to lie beside one another, and not in the gaps between those that it shares; and it writes to fewer of
+    those. Both together are a fifth of the pages that it would copy.
+    """
+    gc.collect()
+    # What a fork looks up anew takes the place of another entry in there, whose name is written to for that.
+    sys._clear_type_cache()
+    _fillers.extend(_fill_gaps())
+    # A collection writes to every object it visits.
+    gc.freeze()
+    gc.disable()
+
+
+def _fill_gaps() -> Iterator[object]:
+    """Objects of each size, until the allocator begins another pool for it."""
+    for size in range(_ALIGNMENT, _LARGEST + 1, _ALIGNMENT):
+        for _ in range(_LARGEST * _ALIGNMENT):
+            filler = _object_of(size)
+            if id(filler) % _POOL == _POOL_HEADER:
+                break
+            yield filler
+
+
+def _object_of(size: int) -> object:
+    """One that takes `size` bytes, a multiple of 16."""
+    if size == _ALIGNMENT:
+        return object()
+    # An integer of two digits takes 32 bytes, and no bytes object takes less than 33.
+    return time.monotonic_ns() if size == 2 * _ALIGNMENT else bytes(size - sys.getsizeof(b""))
 
 
 class WrittenPages:

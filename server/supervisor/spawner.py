@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moorage.server.libcontainer import cgroupfs
+from moorage.server.libcontainer import cgroupfs, memory
 from moorage.server.supervisor import filters, oom, supervisor
 from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.failures import Failure, describe
@@ -150,9 +150,6 @@ def run(fd: int, spares: int) -> None:
     handle_sigchld()
     supervisor.cgroup_manager()
     cgroupfs.hierarchies()
-    gc.collect()
-    gc.freeze()
-    # A collection writes to every object it visits, and so unshares their pages; children turn it on again for what they make.
-    gc.disable()
+    memory.settle()
     with socket.socket(fileno=fd) as sock:
         Spawner(sock, spares).run()
