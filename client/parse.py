@@ -243,6 +243,14 @@ def labels(entries: Iterable[str]) -> dict[str, str]:
     return dict(_key_values(entries, "label"))
 
 
+def annotation_pairs(entries: Iterable[str]) -> dict[str, str]:
+    """`key=value`, each with a value, if an empty one."""
+    for entry in entries:
+        if "=" not in entry:
+            raise ValueError(f"malformed annotation {entry!r}: want key=value")
+    return dict(_key_values(entries, "annotation"))
+
+
 def filters(entries: Iterable[str]) -> list[tuple[str, str]]:
     """`key=value`, each with a value."""
     pairs = list(_key_values(entries, "filter"))

@@ -12,9 +12,9 @@ from moorage.client.console import tell
 from moorage.client.jsonout import enum_word
 
 if TYPE_CHECKING:
-    from moorage.v1 import image_pb2
+    from moorage.v1 import image_pb2, registry_pb2
 
-    Step = image_pb2.PullImageResponse | image_pb2.PushImageResponse
+    Step = image_pb2.PullImageResponse | image_pb2.PushImageResponse | registry_pb2.PutBlobResponse
 
 Show = Callable[["Step"], None]
 
@@ -35,7 +35,7 @@ def _word(step: Step) -> str:
     """The stage's name, of a pull or of a push."""
     from moorage.v1 import image_pb2
 
-    stages = image_pb2.PushStage if isinstance(step, image_pb2.PushImageResponse) else image_pb2.PullStage
+    stages = image_pb2.PullStage if isinstance(step, image_pb2.PullImageResponse) else image_pb2.PushStage
     return enum_word(stages.DESCRIPTOR, step.stage)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 from moorage.client.caller import Caller
-from moorage.client.streams import Push, Stream
+from moorage.client.streams import Push, Stream, Upload
 from moorage.v1 import image_pb2, registry_pb2, registry_pb2_grpc
 
 Auth = image_pb2.RegistryAuth | None
@@ -82,6 +83,16 @@ class Registry:
         """The bytes of a blob of a repository, in pieces; to be believed once the stream has ended well."""
         request = registry_pb2.GetBlobRequest(reference=reference, digest=digest, size_bytes=size, auth=auth)
         return self._caller.stream(self._stub.GetBlob, request)
+
+    def put_blob(self, reference: str, digest: str, size: int, file: BinaryIO, *, auth: Auth = None) -> Upload:
+        """Start sending a file, which can be read from any offset, to a repository as a blob; iterate over the answer to its end."""
+        opening = registry_pb2.PutBlobRequest.Open(reference=reference, digest=digest, size_bytes=size, auth=auth)
+        return Upload(self._stub.PutBlob, opening, file, self._caller.error)
+
+    def put_manifest(self, reference: str, raw: bytes, media_type: str = "", *, auth: Auth = None) -> image_pb2.Pushed:
+        """Send a manifest or index whose parts are there, under a tag or its digest."""
+        request = registry_pb2.PutManifestRequest(reference=reference, raw=raw, media_type=media_type, auth=auth)
+        return self._caller.unary(self._stub.PutManifest, request)
 
     def copy(
         self, source: str, destination: str, *, referrers: bool = False, auth: Auth = None, source_auth: Auth = None

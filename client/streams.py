@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar
 
 import grpc
 
 from moorage.client.errors import Cancelled, MoorageError, Unavailable
-from moorage.v1 import image_pb2, runtime_pb2
+from moorage.v1 import image_pb2, registry_pb2, runtime_pb2
 
 T = TypeVar("T")
 ErrorMapper = Callable[[grpc.RpcError], MoorageError]
@@ -102,6 +103,39 @@ class Push(Stream[image_pb2.PushImageResponse]):
         if self._pushed is None:
             raise Cancelled("the push ended before the image was there")
         return self._pushed
+
+
+class Upload(Stream[registry_pb2.PutBlobResponse]):
+    """A blob on its way to a registry: iterate over its progress to the end. What is sent of `file` is what the daemon asks for."""
+
+    def __init__(
+        self,
+        method: grpc.StreamStreamMultiCallable[registry_pb2.PutBlobRequest, registry_pb2.PutBlobResponse],
+        opening: registry_pb2.PutBlobRequest.Open,
+        file: BinaryIO,
+        mapper: ErrorMapper,
+    ) -> None:
+        self._wanted: SimpleQueue[int | None] = SimpleQueue()
+        super().__init__(method(self._requests(opening, file)), mapper)
+        self.on_end(lambda: self._wanted.put(None))
+
+    def __next__(self) -> registry_pb2.PutBlobResponse:
+        step = super().__next__()
+        if step.HasField("send_from"):
+            self._wanted.put(step.send_from)
+        return step
+
+    def _requests(
+        self, opening: registry_pb2.PutBlobRequest.Open, file: BinaryIO
+    ) -> Iterator[registry_pb2.PutBlobRequest]:
+        yield registry_pb2.PutBlobRequest(open=opening)
+        while (offset := self._wanted.get()) is not None:
+            file.seek(offset)
+            while self._wanted.empty() and (data := file.read(CHUNK_BYTES)):
+                yield registry_pb2.PutBlobRequest(piece=registry_pb2.PutBlobRequest.Piece(offset=offset, data=data))
+                offset += len(data)
+            if self._wanted.empty() and offset < opening.size_bytes:
+                return  # the file has become shorter, which the daemon says
 
 
 @dataclass(frozen=True)

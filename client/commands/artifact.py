@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from moorage.client import format
+from moorage.client import artifacts, format, parse
 from moorage.client.auth import auth_for, auth_options
-from moorage.client.console import Settings, pass_settings, say
+from moorage.client.console import Parsed, Settings, format_option, pass_settings, say, say_json
 from moorage.client.files import write_archive
+from moorage.client.jsonout import to_dict
 
-TITLE = "org.opencontainers.image.title"
-"""Annotation of a blob: the name of its file (OCI image spec, annotations.md)."""
+if TYPE_CHECKING:
+    from moorage.client.progress import Show
+    from moorage.client.sdk import Client
+    from moorage.v1 import image_pb2
+
 IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 
 
 @click.group()
 def command() -> None:
-    """Fetch artifacts: charts, reports and other files that registries keep beside images.
+    """Push and fetch artifacts: charts, reports and other files that registries keep beside images.
 
     `moorage registry cp` copies them between registries, and `moorage registry referrers` lists those that belong to an image.
     """
@@ -48,6 +54,98 @@ def pull(settings: Settings, artifact: str, directory: Path, username: str, pass
             say(format.printable(str(path)))
 
 
+@command.command("push")
+@click.argument("name")
+@click.argument("files", metavar="FILE[:TYPE]...", nargs=-1, required=True)
+@click.option(
+    "--artifact-type",
+    type=Parsed("TYPE", artifacts.media_type),
+    default=artifacts.UNKNOWN,
+    show_default=True,
+    help="What kind of artifact it is, as a media type.",
+)
+@click.option("-a", "--annotation", multiple=True, metavar="KEY=VALUE", help="Annotation of the artifact.")
+@click.option("--subject", default="", metavar="IMAGE", help="What it belongs to, in the same repository.")
+@auth_options
+@click.option("-q", "--quiet", is_flag=True, help="No progress; print only the digest.")
+@format_option
+@pass_settings
+def push(
+    settings: Settings,
+    name: str,
+    files: tuple[str, ...],
+    artifact_type: str,
+    annotation: tuple[str, ...],
+    subject: str,
+    username: str,
+    password_stdin: bool,
+    quiet: bool,
+    output: str,
+) -> None:
+    """Push FILEs as the artifact NAME: REPOSITORY[:TAG].
+
+    TYPE is a file's media type (application/octet-stream). Without a tag the artifact is `latest`, or, with --subject, has none: it is
+    found by what it belongs to.
+    """
+    from moorage.client.progress import progress
+
+    repository, tag = _split(name)
+    if "@" in name:
+        raise click.UsageError(f"cannot push to {name}: a digest follows from what is pushed")
+    if subject and _split(subject)[0] != repository:
+        raise click.UsageError(f"{subject} is not in the repository that the artifact goes to, {repository}")
+    try:
+        parts, annotations = artifacts.parts(files), parse.annotation_pairs(annotation)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    auth = auth_for(name, username, password_stdin)
+    with settings.client() as client, progress(quiet or output == "json") as show:
+        belongs = _subject(client, subject, auth) if subject else None
+        layers = [_send(client, name, part, auth, show) for part in parts]
+        _put(client, name, artifacts.empty(), io.BytesIO(artifacts.EMPTY), auth, show)
+        raw = artifacts.manifest(layers, artifact_type, annotations, belongs)
+        target = name if tag or not subject else f"{repository}@sha256:{hashlib.sha256(raw).hexdigest()}"
+        pushed = client.registry.put_manifest(target, raw, auth=auth)
+    if output == "json":
+        say_json(to_dict(pushed))
+    else:
+        say(pushed.digest if quiet else f"{pushed.reference}: {pushed.digest} ({format.size(pushed.size_bytes)})")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Repository and tag of a reference, as it is written."""
+    path = name.partition("@")[0]
+    colon = path.find(":", path.rfind("/") + 1)
+    return (path, "") if colon < 0 else (path[:colon], path[colon + 1 :])
+
+
+def _subject(client: Client, subject: str, auth: image_pb2.RegistryAuth | None) -> dict[str, Any]:
+    """The descriptor of what the artifact belongs to."""
+    found = client.registry.manifest(subject, auth=auth)
+    return {"mediaType": found.media_type, "digest": found.digest, "size": len(found.raw)}
+
+
+def _send(
+    client: Client, name: str, part: artifacts.Part, auth: image_pb2.RegistryAuth | None, show: Show
+) -> dict[str, Any]:
+    """Have a file in the repository; answers its descriptor."""
+    try:
+        with open(part.path, "rb") as file:
+            layer = artifacts.descriptor(file, part.media_type)
+            _put(client, name, layer, file, auth, show)
+    except OSError as error:
+        raise click.ClickException(f"cannot read {part.path}: {(error.strerror or '').lower()}") from None
+    return {**layer, "annotations": {artifacts.TITLE: part.title}}
+
+
+def _put(
+    client: Client, name: str, blob: dict[str, Any], file: BinaryIO, auth: image_pb2.RegistryAuth | None, show: Show
+) -> None:
+    with client.registry.put_blob(name, blob["digest"], blob["size"], file, auth=auth) as steps:
+        for step in steps:
+            show(step)
+
+
 def _files(artifact: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The descriptors of its files. Raises for what is no artifact."""
     if document.get("manifests") is not None:
@@ -64,7 +162,7 @@ def _files(artifact: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _name(layer: dict[str, Any]) -> Path:
     """Where a file goes, below the directory. Raises for a name that leads out of it: it is the choice of whoever pushed it."""
-    title = (layer.get("annotations") or {}).get(TITLE) or str(layer["digest"]).replace(":", "-")
+    title = (layer.get("annotations") or {}).get(artifacts.TITLE) or str(layer["digest"]).replace(":", "-")
     parts = title.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise click.ClickException(f"cannot write {format.printable(title)}: its name leads out of the directory")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moorage.client import format
+from moorage.client import format, parse
 from moorage.client.auth import auth_for, auth_options
 from moorage.client.console import Settings, each, format_option, pass_settings, say, say_json, say_messages, say_table
 from moorage.client.jsonout import to_dict
@@ -30,7 +30,10 @@ def command() -> None:
 @pass_settings
 def create(settings: Settings, name: str, images: tuple[str, ...], annotation: tuple[str, ...]) -> None:
     """Make the index NAME of IMAGEs here, or in their registries; prints its digest."""
-    pairs = dict(_pair(text) for text in annotation)
+    try:
+        pairs = parse.annotation_pairs(annotation)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--annotation") from None
     with settings.client() as client:
         say(client.registry.create_index(name, images, annotations=pairs, auth=auth_for(name)).digest)
 
@@ -103,13 +106,6 @@ def rm(settings: Settings, names: tuple[str, ...]) -> None:
     """Delete indexes here; their images stay."""
     with settings.client() as client:
         each(names, client.registry.remove_index)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--annotation")
-    return key, value
 
 
 def _name(platform: image_pb2.Platform) -> str:

@@ -17,6 +17,7 @@ from moorage.server.engine.engine import Engine
 from moorage.server.engine.job import StreamCommand
 from moorage.server.errors import InvalidArgument
 from moorage.server.model import ImageIndex
+from moorage.server.registry.push import Pushed
 from moorage.v1 import image_pb2, registry_pb2, registry_pb2_grpc
 
 Ctx = aio.ServicerContext[Any, Any]
@@ -124,6 +125,29 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
             async for piece in pieces:
                 yield registry_pb2.GetBlobResponse(data=piece)
 
+    async def PutBlob(
+        self, requests: AsyncIterator[registry_pb2.PutBlobRequest], context: Ctx
+    ) -> AsyncIterator[registry_pb2.PutBlobResponse]:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("message") != "open":
+            raise InvalidArgument("the first message of PutBlob must be open", field="open")
+        blob = first.open
+        data = ((request.piece.offset, request.piece.data) async for request in requests)
+        command = r.PutBlob(data, blob.reference, blob.digest, blob.size_bytes, given(blob.auth))
+        async with aclosing(self._engine.stream(command, ctx.of(context))) as steps:
+            async for step in steps:
+                yield registry_pb2.PutBlobResponse(
+                    digest=blob.digest,
+                    stage=f"PUSH_STAGE_{step.stage.upper() or 'UNSPECIFIED'}",
+                    current_bytes=step.current,
+                    total_bytes=blob.size_bytes,
+                    send_from=step.send_from,
+                )
+
+    async def PutManifest(self, request: registry_pb2.PutManifestRequest, context: Ctx) -> image_pb2.Pushed:
+        command = r.PutManifest(request.reference, request.raw, request.media_type, given(request.auth))
+        return _pushed(await self._engine.run(command, ctx.of(context)))
+
     async def CopyManifest(
         self, request: registry_pb2.CopyManifestRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.PushImageResponse]:
@@ -140,22 +164,23 @@ async def pushing(
     """The progress of a push, as messages."""
     async with aclosing(engine.stream(command, ctx.of(context))) as items:
         async for step in items:
-            pushed = step.pushed
             yield image_pb2.PushImageResponse(
                 digest=step.digest,
                 stage=f"PUSH_STAGE_{step.stage.upper()}",
                 current_bytes=step.current,
                 total_bytes=step.total,
-                pushed=image_pb2.Pushed(
-                    reference=pushed.reference,
-                    digest=pushed.digest,
-                    size_bytes=pushed.size,
-                    media_type=pushed.media_type,
-                    rewritten=pushed.rewritten,
-                )
-                if pushed
-                else None,
+                pushed=_pushed(step.pushed) if step.pushed else None,
             )
+
+
+def _pushed(value: Pushed) -> image_pb2.Pushed:
+    return image_pb2.Pushed(
+        reference=value.reference,
+        digest=value.digest,
+        size_bytes=value.size,
+        media_type=value.media_type,
+        rewritten=value.rewritten,
+    )
 
 
 def given(message: image_pb2.RegistryAuth) -> r.Given | None:

@@ -168,6 +168,8 @@ def table(
         Verb("index_rm", r.RemoveIndex, registries.remove_index, Lane.KERNEL, lambda x: x.name),
         Verb("index_push", r.PushIndex, registries.push_index, Lane.WAIT, lambda x: x.destination or x.name),
         Verb("blob", r.GetBlob, registries.blob, Lane.WAIT, lambda x: x.reference),
+        Verb("blob_put", r.PutBlob, registries.put_blob, Lane.WAIT, lambda x: x.reference),
+        Verb("manifest_put", r.PutManifest, registries.put_manifest, Lane.LOOKUP, lambda x: x.reference),
         Verb("manifest_copy", r.CopyManifest, registries.copy, Lane.WAIT, lambda x: x.destination),
         # networks
         Verb("network_create", c.CreateNetwork, networks.create, Lane.KERNEL, network, lambda x: f"network/{x.name}"),

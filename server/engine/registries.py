@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -10,20 +11,22 @@ from moorage.server.engine import registrycommands as r
 from moorage.server.engine.engine import Lane
 from moorage.server.engine.images import Images
 from moorage.server.engine.job import Job
-from moorage.server.engine.piping import Outlet, produced
+from moorage.server.engine.piping import Asked, Outlet, produced
 from moorage.server.engine.transfers import Blocking, Ended, transfer
 from moorage.server.errors import InvalidArgument, NotFound
 from moorage.server.graph.indexes import Indexes
 from moorage.server.model import Image, ImageIndex
+from moorage.server.registry import putting
 from moorage.server.registry import reference as references
 from moorage.server.registry.client import Client
 from moorage.server.registry.copying import Copier
 from moorage.server.registry.discover import Discovery, Found, Page, Referrer
 from moorage.server.registry.indexes import Indexer
 from moorage.server.registry.manifest import Descriptor
-from moorage.server.registry.progress import PushProgress
+from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.push import Pushed, Pusher
 from moorage.server.registry.reference import Reference
+from moorage.server.registry.upload import Sent
 
 MAX_FOUND = 100
 Tell = Callable[[PushProgress], None]
@@ -77,19 +80,46 @@ class Registries:
 
     async def blob(self, job: Job, command: r.GetBlob) -> AsyncIterator[bytes]:
         """A blob of a repository, as it is."""
-        name = self._images.reference(command.reference)
-        if not references.is_digest(command.digest) or command.size < 0:
-            raise InvalidArgument(f"{command.digest[:100]!r} of {command.size} bytes is no blob", field="digest")
+        name, blob = self._images.reference(command.reference), _blob(command.digest, command.size)
         auth = r.for_registry(command.given, name.domain)
 
         def produce(outlet: Outlet, cancel: CancelToken) -> None:
             repository = self._client.repository(name, auth, cancel)
-            for piece in repository.read_blob(Descriptor("", command.digest, command.size), cancel):
+            for piece in repository.read_blob(blob, cancel):
                 outlet.write(piece)
 
         async with aclosing(produced(self._engine, Lane.ARCHIVE, produce, job.cancel)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def put_blob(self, job: Job, command: r.PutBlob) -> AsyncIterator[r.PutStep]:
+        """Send a blob of the caller's to a repository."""
+        name, blob = self._images.reference(command.reference), _blob(command.digest, command.size)
+        auth = r.for_registry(command.given, name.domain)
+        loop = asyncio.get_running_loop()
+
+        def work(tell: Callable[[r.PutStep], None], cancel: CancelToken) -> Sent:
+            def moved(count: int) -> None:
+                report(blob.digest, PushStage.UPLOADING, count, blob.size)
+
+            def ask(offset: int) -> None:
+                tell(r.PutStep(send_from=offset))
+
+            report: Reporter[PushStage] = Reporter(lambda step: tell(r.PutStep(step.stage.name.lower(), step.current)))
+            content = Asked(command.data, ask, blob.digest, blob.size, loop, cancel)
+            return putting.put_blob(self._client, name, blob, auth, content, moved, cancel)
+
+        async for step in transfer(self._engine, job, work, Lane.ARCHIVE):
+            if isinstance(step, Ended):
+                yield r.PutStep("exists" if step.result is Sent.EXISTS else "done", blob.size)
+            else:
+                yield step
+
+    def put_manifest(self, job: Job, command: r.PutManifest) -> Pushed:
+        """Send a manifest or index of the caller's to its repository."""
+        name = self._images.reference(command.reference).with_default_tag()
+        auth = r.for_registry(command.given, name.domain)
+        return putting.put_manifest(self._client, name, command.raw, command.media_type, auth, job.cancel)
 
     async def copy(self, job: Job, command: r.CopyManifest) -> AsyncIterator[r.PushStep]:
         """Copy an image, index or artifact from one repository to another."""
@@ -204,3 +234,9 @@ class Registries:
 
     def _domain(self, registry: str) -> str:
         return references.parse_domain(registry) if registry else self._images.names.default
+
+
+def _blob(digest: str, size: int) -> Descriptor:
+    if not references.is_digest(digest) or size < 0:
+        raise InvalidArgument(f"{digest[:100]!r} of {size} bytes is no blob", field="digest")
+    return Descriptor("", digest, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from moorage.server.engine.job import Command, StreamCommand
@@ -165,6 +165,36 @@ class GetBlob(StreamCommand[bytes]):
     reference: str
     digest: str
     size: int
+    given: Given | None = None
+
+
+@dataclass(frozen=True)
+class PutStep:
+    """One step of sending a blob, or the question for its bytes from `send_from` on. `stage` as in `PushStep`."""
+
+    stage: str = ""
+    current: int = 0
+    send_from: int | None = None
+
+
+@dataclass(frozen=True)
+class PutBlob(StreamCommand[PutStep]):
+    """Send a blob. `data` are offsets with the bytes there; see `piping.Asked`."""
+
+    data: AsyncIterator[tuple[int, bytes]]
+    reference: str
+    digest: str
+    size: int
+    given: Given | None = None
+
+
+@dataclass(frozen=True)
+class PutManifest(Command[Pushed]):
+    """Send a manifest or index whose parts are there."""
+
+    reference: str
+    raw: bytes
+    media_type: str = ""
     given: Given | None = None
 
 

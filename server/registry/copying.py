@@ -5,12 +5,8 @@ Blobs are relayed, mounted or skipped as in a push. Nothing of it is kept here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import msgspec
 
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -19,12 +15,13 @@ from moorage.server.registry import manifest as manifests
 from moorage.server.registry.blob import wrong_content
 from moorage.server.registry.client import Client, Document, Repository
 from moorage.server.registry.credentials import RegistryAuth
-from moorage.server.registry.discover import MAX_LIST, Discovery
+from moorage.server.registry.discover import Discovery
 from moorage.server.registry.layers import Shared, child_of
 from moorage.server.registry.manifest import Listing
 from moorage.server.registry.problems import Subject
 from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.push import Pushed, Transfer
+from moorage.server.registry.putting import list_referrer
 from moorage.server.registry.reference import Reference
 from moorage.server.registry.reference import parse as parse_reference
 
@@ -32,10 +29,6 @@ MAX_DEPTH = 4
 """Indexes inside indexes, and referrers of referrers."""
 COSIGN = (".sig", ".att", ".sbom")
 """The ends of the tags `sha256-<hex>.sig` that cosign keeps what belongs to an image under."""
-
-
-class _Index(msgspec.Struct):
-    manifests: list[dict[str, Any]]
 
 
 class Copier:
@@ -125,7 +118,7 @@ class _Copy:
         self._done.add(document.digest)
         noted = self.transfer.copy(document, listing, self.source)
         if listing.subject and not noted:
-            self._note(document, listing)
+            list_referrer(self.transfer.remote, document, listing, self.cancel)
         return document
 
     def referrers(self, discovery: Discovery, digest: str, auth: RegistryAuth | None, depth: int = 1) -> None:
@@ -147,24 +140,3 @@ class _Copy:
 
     def listing(self, document: Document) -> Listing:
         return manifests.listing(document.raw, document.media_type, self.repository.subject)
-
-    def _note(self, document: Document, listing: Listing) -> None:
-        """List a referrer under the tag that stands in for a registry's list (OCI distribution spec, "Referrers Tag Schema")."""
-        tag = listing.subject.replace(":", "-")
-        subject = self.transfer.remote.subject(f"list the referrers of {listing.subject}")
-        headers = {"Accept": manifests.OCI_INDEX}
-        with self.transfer.remote.send(
-            "GET", f"manifests/{tag}", headers, subject, self.cancel, expect=(200, 404)
-        ) as answer:
-            body = answer.body(MAX_LIST) if answer.status == 200 else b'{"manifests":[]}'
-        try:
-            entries = msgspec.json.decode(body, type=_Index).manifests
-        except (msgspec.MsgspecError, RecursionError):
-            raise wrong_content(subject, f"what is under the tag {tag} is no index") from None
-        if any(entry.get("digest") == document.digest for entry in entries):
-            return
-        entry = {"mediaType": listing.media_type, "digest": document.digest, "size": len(document.raw)}
-        entry |= {"artifactType": listing.artifact_type, "annotations": dict(listing.annotations)}
-        index = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": [*entries, entry]}
-        raw = json.dumps(index, separators=(",", ":")).encode()
-        self.transfer.put_manifest(raw, manifests.OCI_INDEX, manifests.digest_of(raw), tag)

@@ -30,7 +30,7 @@ from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.reference import Reference
 from moorage.server.registry.relay import Damaged, Relay, Unobtainable
 from moorage.server.registry.remote import Remote
-from moorage.server.registry.upload import Readable, Sent, Uploader, manifest_digest
+from moorage.server.registry.upload import Readable, Sent, Uploader, put_document
 
 T = TypeVar("T")
 
@@ -152,16 +152,9 @@ class Transfer:
         return True
 
     def put_manifest(self, raw: bytes, media_type: str, digest: str, target: str) -> bool:
-        """Name a document whose parts are there; answers whether the registry has noted what it refers to. Raises Internal when it says
-        that it has something else now."""
+        """As `put_document`, with progress."""
         self._report(digest, PushStage.UPLOADING, 0, len(raw))
-        subject = self.remote.subject(f"push manifest {target}", "to")
-        headers = {"Content-Type": media_type, "Content-Length": str(len(raw))}
-        with self.remote.send(
-            "PUT", f"manifests/{target}", headers, subject, self._cancel, expect=(201, 202, 200), body=raw
-        ) as answer:
-            manifest_digest(answer, digest, subject)
-            noted = bool(answer.headers.get("OCI-Subject"))
+        noted = put_document(self.remote, raw, media_type, digest, target, self._cancel)
         self._report(digest, PushStage.DONE, len(raw), len(raw))
         return noted
 

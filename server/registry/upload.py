@@ -234,8 +234,19 @@ def _reached(answer: Answer) -> int:
     return int(found[1]) + 1 if found and int(found[1]) else 0
 
 
-def manifest_digest(answer: Answer, digest: str, subject: Subject) -> None:
-    """Raise Internal when a registry says that it has something else than what it was sent."""
+def put_document(remote: Remote, raw: bytes, media_type: str, digest: str, target: str, cancel: CancelToken) -> bool:
+    """Name a document whose parts are there; answers whether the registry has noted what it refers to. Raises Internal when it says that it
+    has something else now."""
+    subject = remote.subject(f"push manifest {target}", "to")
+    headers = {"Content-Type": media_type, "Content-Length": str(len(raw))}
+    with remote.send(
+        "PUT", f"manifests/{target}", headers, subject, cancel, expect=(201, 202, 200), body=raw
+    ) as answer:
+        _check_digest(answer, digest, subject)
+        return bool(answer.headers.get("OCI-Subject"))
+
+
+def _check_digest(answer: Answer, digest: str, subject: Subject) -> None:
     said = answer.headers.get("Docker-Content-Digest", "")
     if said and said.partition(":")[0] == "sha256" and said != digest:
         message = f"{subject}: it says that it has {shown(said)}, where {digest} was sent"

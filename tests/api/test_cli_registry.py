@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,64 @@ def test_artifact_pull(daemon: FakeDaemon, capsys: Capture, tmp_path: Path) -> N
     assert run(daemon, "artifact", "pull", NAME, str(tmp_path / "out")) == 1
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == ["report.txt"]
     assert paths[0].read_bytes() == b"old", "what does not come whole replaces nothing"
+
+
+def test_what_no_artifact_is_made_of(daemon: FakeDaemon, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    file = str(tmp_path / "file")
+    for arguments, why in (
+        ((f"{NAME}@{DIGEST}", file), "a digest follows from what is pushed"),
+        ((NAME, str(tmp_path)), "is a directory"),
+        ((NAME, f"{file}:text"), "is no media type"),
+        ((NAME, file, f"{file}:text/plain"), "two files would have the name 'file'"),
+        (("--artifact-type", "report", NAME, file), "is no media type"),
+        (("-a", "by", NAME, file), "malformed annotation"),
+        (("--subject", "registry.example/other:1", NAME, file), "is not in the repository"),
+        ((NAME, str(tmp_path / "none")), "no such file or directory"),
+        ((NAME,), "Missing argument"),
+    ):
+        assert run(daemon, "artifact", "push", *arguments) == 2
+        assert why in " ".join(capsys.readouterr().err.split())
+    assert not daemon.asked, "nothing is sent unless all can be"
+
+
+def test_a_file_sent_as_it_is_asked_for(daemon: FakeDaemon, capsys: Capture, tmp_path: Path) -> None:
+    """The daemon asks again after a break: what is sent then begins where it says."""
+    data = bytes(range(256)) * (3 << 12)
+    (tmp_path / "file").write_bytes(data)
+    blob = hashlib.sha256(data).hexdigest()
+    got: dict[str, list[tuple[int, bytes]]] = {}
+
+    def serve(requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        opened = next(requests).open
+        pieces = got.setdefault(opened.digest, [])
+        for begins in (0, 5, 1 << 20):
+            yield registry_pb2.PutBlobResponse(send_from=begins)
+            while (piece := next(requests).piece).offset != begins:
+                pass
+            while True:
+                pieces.append((piece.offset, piece.data))
+                if begins == 0 or piece.offset + len(piece.data) >= opened.size_bytes:
+                    break
+                piece = next(requests).piece
+        yield registry_pb2.PutBlobResponse(digest=opened.digest, stage=image_pb2.PUSH_STAGE_DONE)
+
+    def opened_first(requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        first = next(requests)
+        if first.open.size_bytes == 2:
+            yield registry_pb2.PutBlobResponse(digest=first.open.digest, stage=image_pb2.PUSH_STAGE_EXISTS)
+        else:
+            yield from serve(chain([first], requests), context)
+
+    daemon.script |= {"PutBlob": opened_first, "PutManifest": PUSHED}
+    assert run(daemon, "artifact", "push", NAME, f"{tmp_path}/file:text/x") == 0
+    out, err = capsys.readouterr()
+    assert out == f"{NAME}: {DIGEST} (500B)\n" and "done" in err and "exists" in err
+    (pieces,) = got.values()
+    for begins in (0, 5, 1 << 20):
+        assert (begins, data[begins : begins + (1 << 20)]) in pieces
+    document = json.loads(daemon.requests("PutManifest")[0].raw)
+    assert document["layers"][0]["digest"] == f"sha256:{blob}"
 
 
 @pytest.mark.parametrize(

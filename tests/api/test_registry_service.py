@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
 import pytest
 
+from moorage.client.main import main
 from moorage.server.errors import PermissionDenied
 from moorage.v1 import image_pb2, registry_pb2
 from moorage.v1.image_pb2_grpc import ImageServiceStub
 from moorage.v1.registry_pb2_grpc import RegistryServiceStub
 from tests.api.conftest import House
 from tests.fakekernel import IMAGE
-from tests.fakeregistry import FakeRegistry, Reply, Request
+from tests.fakeregistry import FakeRegistry, Reply, Request, sha256
 from tests.images import build_image, tar_layer
 
 AMD64 = build_image([tar_layer({"a": b"a"})])
@@ -170,6 +173,121 @@ def test_blobs(registries: RegistryServiceStub, registry: FakeRegistry) -> None:
         with pytest.raises(grpc.RpcError) as failure:
             blob(**wanted)
         assert code(failure) == why
+
+
+def put_blob(registries: RegistryServiceStub, reference: str, digest: str, data: bytes, size: int = -1) -> list[Any]:
+    """Send a blob as a client does that sends what it is asked for, and ends there; answers the steps."""
+    wanted: SimpleQueue[int] = SimpleQueue()
+    opening = registry_pb2.PutBlobRequest.Open(
+        reference=reference, digest=digest, size_bytes=len(data) if size < 0 else size
+    )
+
+    def requests() -> Iterator[registry_pb2.PutBlobRequest]:
+        yield registry_pb2.PutBlobRequest(open=opening)
+        offset = wanted.get()
+        piece = registry_pb2.PutBlobRequest.Piece(offset=offset, data=data[offset:])
+        yield registry_pb2.PutBlobRequest(piece=piece)
+
+    steps = []
+    try:
+        for step in registries.PutBlob(requests()):
+            steps.append(step)
+            if step.HasField("send_from"):
+                wanted.put(step.send_from)
+    finally:
+        wanted.put(0)
+    return steps
+
+
+def test_blobs_put(registries: RegistryServiceStub, registry: FakeRegistry) -> None:
+    name, data = f"{registry.host}/team/files", b"what was found"
+    digest = sha256(data)
+    steps = put_blob(registries, name, digest, data)
+    assert registry.blobs[digest] == data
+    assert [step.send_from for step in steps if step.HasField("send_from")] == [0]
+    assert (steps[-1].stage, steps[-1].current_bytes, steps[-1].total_bytes) == (image_pb2.PUSH_STAGE_DONE, 14, 14)
+    (again,) = put_blob(registries, name, digest, data)
+    assert again.stage == image_pb2.PUSH_STAGE_EXISTS, "what is there is not asked for"
+    put_blob(registries, name, sha256(b""), b"")
+    assert registry.blobs[sha256(b"")] == b""
+    uploads = len(registry.uploads)
+    for digest, sent, size, why in (
+        (sha256(b"else"), b"what", 4, "is not blob"),
+        (sha256(b"else"), b"longer", 4, "is not blob"),
+        (sha256(b"longer"), b"long", 6, "ended after 4 of 6 bytes"),
+        ("sha256:short", b"", 0, "is no blob"),
+    ):
+        with pytest.raises(grpc.RpcError) as failure:
+            put_blob(registries, name, digest, sent, size)
+        assert code(failure) == grpc.StatusCode.INVALID_ARGUMENT and why in str(failure.value)
+        assert digest not in registry.blobs
+    assert len(registry.uploads) <= uploads + 3
+    with pytest.raises(grpc.RpcError) as failure:
+        list(registries.PutBlob(iter([registry_pb2.PutBlobRequest()])))
+    assert code(failure) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_manifests_put(registries: RegistryServiceStub, registry: FakeRegistry) -> None:
+    def put(reference: str, raw: bytes) -> image_pb2.Pushed:
+        name = f"{registry.host}/team/app{reference}"
+        return registries.PutManifest(registry_pb2.PutManifestRequest(reference=name, raw=raw))
+
+    raw = AMD64.manifest.data
+    pushed = put(":new", raw)
+    assert (pushed.reference, pushed.digest) == (f"{registry.host}/team/app:new", AMD64.manifest.digest)
+    assert registry.manifests["team/app/manifests/new"].data == raw
+    assert put(f"@{AMD64.manifest.digest}", raw).digest == AMD64.manifest.digest
+    for reference, document, why in (
+        (f"@{ARM64.manifest.digest}", raw, "the manifest has the digest"),
+        (":bad", b"<html>", "is not a manifest"),
+        (":bad", b" " * (5 << 20), "at most"),
+    ):
+        with pytest.raises(grpc.RpcError) as failure:
+            put(reference, document)
+        assert code(failure) == grpc.StatusCode.INVALID_ARGUMENT and why in str(failure.value)
+    assert "team/app/manifests/bad" not in registry.manifests
+
+
+@pytest.mark.parametrize("notes", [False, True], ids=["tag", "list"])
+def test_artifact_push(
+    grpc_addr: str, registry: FakeRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str], notes: bool
+) -> None:
+    """`moorage artifact push`, with registries that keep lists of referrers and such that do not."""
+
+    def noted(request: Request) -> Reply | None:
+        if notes and request.method == "PUT" and "/manifests/" in request.path:
+            answer = registry.serve(request)
+            return Reply(answer.status, answer.body, {**answer.headers, "OCI-Subject": AMD64.manifest.digest})
+        return None
+
+    def run(*arguments: str) -> str:
+        assert main(["-H", grpc_addr, "artifact", *arguments]) == 0
+        return capsys.readouterr().out.strip()
+
+    registry.intercept = noted
+    (tmp_path / "report.txt").write_text("all is well")
+    (tmp_path / "large.bin").write_bytes(bytes(range(256)) * (3 << 12))
+    files = [f"{tmp_path}/report.txt:text/plain", f"{tmp_path}/large.bin"]
+    name = f"{registry.host}/team/app"
+    digest = run("push", "-q", "--artifact-type", "text/report", "-a", "by=hand", f"{name}:report", *files)
+    manifest = registry.manifests["team/app/manifests/report"]
+    assert manifest.digest == digest
+    document = json.loads(manifest.data)
+    assert (document["artifactType"], document["annotations"]) == ("text/report", {"by": "hand"})
+    assert [layer["mediaType"] for layer in document["layers"]] == ["text/plain", "application/octet-stream"]
+    run("pull", f"{name}:report", str(tmp_path / "out"))
+    for file in ("report.txt", "large.bin"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / file).read_bytes()
+    sent = len(registry.asked("/blobs/uploads/"))
+    owned = run("push", "-q", "--subject", f"{name}:amd64", "--artifact-type", "text/report", name, *files)
+    assert len(registry.asked("/blobs/uploads/")) == sent, "no blob is sent twice"
+    assert "team/app/manifests/latest" not in registry.manifests
+    stands_in = f"team/app/manifests/{AMD64.manifest.digest.replace(':', '-')}"
+    assert (stands_in in registry.manifests) is not notes
+    assert (
+        main(["-H", grpc_addr, "registry", "referrers", "-q", "--artifact-type", "text/report", f"{name}:amd64"]) == 0
+    )
+    assert capsys.readouterr().out.split() == [owned]
 
 
 def test_an_index_from_making_to_removal(registries: RegistryServiceStub, registry: FakeRegistry) -> None:

@@ -71,3 +71,25 @@ def test_an_artifact(daemon: Daemon, registry: LoopbackRegistry, tmp_path: Path)
         assert daemon.out("registry", "cp", "-q", name, f"{other.host}/charts/app:2") == manifest.digest
         raw = there(f"{other.host}/charts/app:2")
     assert f"sha256:{hashlib.sha256(raw).hexdigest()}" == manifest.digest
+
+
+def test_an_artifact_of_files(daemon: Daemon, registry: LoopbackRegistry, tmp_path: Path) -> None:
+    image = build_busybox(env=("PATH=/bin", "OF=artifacts"))
+    push(registry.url, "team/app", "1", image)
+    (tmp_path / "bom.json").write_text('{"bom": true}')
+    with open(tmp_path / "large", "wb") as large:
+        large.truncate(64 << 20)
+    files = [f"{tmp_path}/bom.json:application/spdx+json", f"{tmp_path}/large"]
+    name = f"{registry.host}/team/app"
+    digest = daemon.out("artifact", "push", "-q", "--artifact-type", "text/bom", f"{name}:bom", *files)
+    raw = there(f"{name}:bom")
+    assert f"sha256:{hashlib.sha256(raw).hexdigest()}" == digest
+    assert json.loads(raw)["artifactType"] == "text/bom"
+    daemon.out("artifact", "pull", f"{name}:bom", str(tmp_path / "out"))
+    for file in ("bom.json", "large"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / file).read_bytes()
+    owned = daemon.out(
+        "artifact", "push", "-q", "--artifact-type", "text/bom", "--subject", f"{name}:1", name, files[0]
+    )
+    assert daemon.out("registry", "referrers", "-q", f"{name}:1") == owned
+    assert json.loads(there(f"{name}@{owned}"))["subject"] == image.manifest.descriptor()

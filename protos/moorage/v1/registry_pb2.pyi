@@ -247,6 +247,58 @@ class GetBlobResponse(_message.Message):
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
+class PutBlobRequest(_message.Message):
+    __slots__ = ("open", "piece")
+    class Open(_message.Message):
+        __slots__ = ("reference", "digest", "size_bytes", "auth")
+        REFERENCE_FIELD_NUMBER: _ClassVar[int]
+        DIGEST_FIELD_NUMBER: _ClassVar[int]
+        SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+        AUTH_FIELD_NUMBER: _ClassVar[int]
+        reference: str
+        digest: str
+        size_bytes: int
+        auth: _image_pb2.RegistryAuth
+        def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., auth: _Optional[_Union[_image_pb2.RegistryAuth, _Mapping]] = ...) -> None: ...
+    class Piece(_message.Message):
+        __slots__ = ("offset", "data")
+        OFFSET_FIELD_NUMBER: _ClassVar[int]
+        DATA_FIELD_NUMBER: _ClassVar[int]
+        offset: int
+        data: bytes
+        def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    open: PutBlobRequest.Open
+    piece: PutBlobRequest.Piece
+    def __init__(self, open: _Optional[_Union[PutBlobRequest.Open, _Mapping]] = ..., piece: _Optional[_Union[PutBlobRequest.Piece, _Mapping]] = ...) -> None: ...
+
+class PutBlobResponse(_message.Message):
+    __slots__ = ("digest", "stage", "current_bytes", "total_bytes", "send_from")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEND_FROM_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    stage: _image_pb2.PushStage
+    current_bytes: int
+    total_bytes: int
+    send_from: int
+    def __init__(self, digest: _Optional[str] = ..., stage: _Optional[_Union[_image_pb2.PushStage, str]] = ..., current_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., send_from: _Optional[int] = ...) -> None: ...
+
+class PutManifestRequest(_message.Message):
+    __slots__ = ("reference", "raw", "media_type", "auth")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    AUTH_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    raw: bytes
+    media_type: str
+    auth: _image_pb2.RegistryAuth
+    def __init__(self, reference: _Optional[str] = ..., raw: _Optional[bytes] = ..., media_type: _Optional[str] = ..., auth: _Optional[_Union[_image_pb2.RegistryAuth, _Mapping]] = ...) -> None: ...
+
 class CopyManifestRequest(_message.Message):
     __slots__ = ("source", "destination", "referrers", "auth", "source_auth")
     SOURCE_FIELD_NUMBER: _ClassVar[int]

@@ -80,6 +80,16 @@ class RegistryServiceStub:
                 request_serializer=moorage_dot_v1_dot_registry__pb2.GetBlobRequest.SerializeToString,
                 response_deserializer=moorage_dot_v1_dot_registry__pb2.GetBlobResponse.FromString,
                 _registered_method=True)
+        self.PutBlob = channel.stream_stream(
+                '/moorage.v1.RegistryService/PutBlob',
+                request_serializer=moorage_dot_v1_dot_registry__pb2.PutBlobRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_registry__pb2.PutBlobResponse.FromString,
+                _registered_method=True)
+        self.PutManifest = channel.unary_unary(
+                '/moorage.v1.RegistryService/PutManifest',
+                request_serializer=moorage_dot_v1_dot_registry__pb2.PutManifestRequest.SerializeToString,
+                response_deserializer=moorage_dot_v1_dot_image__pb2.Pushed.FromString,
+                _registered_method=True)
         self.CreateIndex = channel.unary_unary(
                 '/moorage.v1.RegistryService/CreateIndex',
                 request_serializer=moorage_dot_v1_dot_registry__pb2.CreateIndexRequest.SerializeToString,
@@ -173,6 +183,23 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutBlob(self, request_iterator, context):
+        """PutBlob sends a blob to a repository, for the manifest that PutManifest sends then. The first request is `open`; the others come when
+        they are asked for: an answer with `send_from` asks for the bytes from there on, and for no others that are under way. A blob that is there
+        already is never asked for; after a break the question may come again. INVALID_ARGUMENT when the bytes are not what the digest says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutManifest(self, request, context):
+        """PutManifest sends a manifest or index, whose parts are there, and lists it as a referrer of its `subject`: where a registry keeps no such
+        list, under the tag that stands in for it. INVALID_ARGUMENT when it is no manifest, or not what the digest of its name says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateIndex(self, request, context):
         """CreateIndex makes an index here of images here, or in registries, one a platform. An index that had the name loses it.
         Errors: NOT_FOUND (an image is neither here nor in its registry), INVALID_ARGUMENT (two images for one platform).
@@ -252,6 +279,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.GetBlob,
                     request_deserializer=moorage_dot_v1_dot_registry__pb2.GetBlobRequest.FromString,
                     response_serializer=moorage_dot_v1_dot_registry__pb2.GetBlobResponse.SerializeToString,
+            ),
+            'PutBlob': grpc.stream_stream_rpc_method_handler(
+                    servicer.PutBlob,
+                    request_deserializer=moorage_dot_v1_dot_registry__pb2.PutBlobRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_registry__pb2.PutBlobResponse.SerializeToString,
+            ),
+            'PutManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutManifest,
+                    request_deserializer=moorage_dot_v1_dot_registry__pb2.PutManifestRequest.FromString,
+                    response_serializer=moorage_dot_v1_dot_image__pb2.Pushed.SerializeToString,
             ),
             'CreateIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateIndex,
@@ -500,6 +537,60 @@ class RegistryService:
             '/moorage.v1.RegistryService/GetBlob',
             moorage_dot_v1_dot_registry__pb2.GetBlobRequest.SerializeToString,
             moorage_dot_v1_dot_registry__pb2.GetBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutBlob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/moorage.v1.RegistryService/PutBlob',
+            moorage_dot_v1_dot_registry__pb2.PutBlobRequest.SerializeToString,
+            moorage_dot_v1_dot_registry__pb2.PutBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moorage.v1.RegistryService/PutManifest',
+            moorage_dot_v1_dot_registry__pb2.PutManifestRequest.SerializeToString,
+            moorage_dot_v1_dot_image__pb2.Pushed.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,15 @@ class RegistryServiceStub:
     """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
     when the stream ends well: DATA_LOSS when the registry sends something else.
     """
+    PutBlob: _grpc.StreamStreamMultiCallable[_registry_pb2.PutBlobRequest, _registry_pb2.PutBlobResponse]
+    """PutBlob sends a blob to a repository, for the manifest that PutManifest sends then. The first request is `open`; the others come when
+    they are asked for: an answer with `send_from` asks for the bytes from there on, and for no others that are under way. A blob that is there
+    already is never asked for; after a break the question may come again. INVALID_ARGUMENT when the bytes are not what the digest says.
+    """
+    PutManifest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutManifestRequest, _image_pb2.Pushed]
+    """PutManifest sends a manifest or index, whose parts are there, and lists it as a referrer of its `subject`: where a registry keeps no such
+    list, under the tag that stands in for it. INVALID_ARGUMENT when it is no manifest, or not what the digest of its name says.
+    """
     CreateIndex: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateIndexRequest, _registry_pb2.Index]
     """CreateIndex makes an index here of images here, or in registries, one a platform. An index that had the name loses it.
     Errors: NOT_FOUND (an image is neither here nor in its registry), INVALID_ARGUMENT (two images for one platform).
@@ -103,6 +112,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetBlob: _aio.UnaryStreamMultiCallable[_registry_pb2.GetBlobRequest, _registry_pb2.GetBlobResponse]  # type: ignore[assignment]
     """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
     when the stream ends well: DATA_LOSS when the registry sends something else.
+    """
+    PutBlob: _aio.StreamStreamMultiCallable[_registry_pb2.PutBlobRequest, _registry_pb2.PutBlobResponse]  # type: ignore[assignment]
+    """PutBlob sends a blob to a repository, for the manifest that PutManifest sends then. The first request is `open`; the others come when
+    they are asked for: an answer with `send_from` asks for the bytes from there on, and for no others that are under way. A blob that is there
+    already is never asked for; after a break the question may come again. INVALID_ARGUMENT when the bytes are not what the digest says.
+    """
+    PutManifest: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutManifestRequest, _image_pb2.Pushed]  # type: ignore[assignment]
+    """PutManifest sends a manifest or index, whose parts are there, and lists it as a referrer of its `subject`: where a registry keeps no such
+    list, under the tag that stands in for it. INVALID_ARGUMENT when it is no manifest, or not what the digest of its name says.
     """
     CreateIndex: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateIndexRequest, _registry_pb2.Index]  # type: ignore[assignment]
     """CreateIndex makes an index here of images here, or in registries, one a platform. An index that had the name loses it.
@@ -193,6 +211,27 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.GetBlobResponse], _abc.AsyncIterator[_registry_pb2.GetBlobResponse]]:
         """GetBlob streams a blob that a manifest lists, as an artifact's files are. It is not kept here. What it gives is what the digest says only
         when the stream ends well: DATA_LOSS when the registry sends something else.
+        """
+
+    @_abc_1.abstractmethod
+    def PutBlob(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_pb2.PutBlobRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.PutBlobResponse], _abc.AsyncIterator[_registry_pb2.PutBlobResponse]]:
+        """PutBlob sends a blob to a repository, for the manifest that PutManifest sends then. The first request is `open`; the others come when
+        they are asked for: an answer with `send_from` asks for the bytes from there on, and for no others that are under way. A blob that is there
+        already is never asked for; after a break the question may come again. INVALID_ARGUMENT when the bytes are not what the digest says.
+        """
+
+    @_abc_1.abstractmethod
+    def PutManifest(
+        self,
+        request: _registry_pb2.PutManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.Pushed, _abc.Awaitable[_image_pb2.Pushed]]:
+        """PutManifest sends a manifest or index, whose parts are there, and lists it as a referrer of its `subject`: where a registry keeps no such
+        list, under the tag that stands in for it. INVALID_ARGUMENT when it is no manifest, or not what the digest of its name says.
         """
 
     @_abc_1.abstractmethod
