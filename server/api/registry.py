@@ -17,7 +17,6 @@ from moorage.server.engine.engine import Engine
 from moorage.server.engine.job import StreamCommand
 from moorage.server.errors import InvalidArgument
 from moorage.server.model import ImageIndex
-from moorage.server.registry.push import Pushed
 from moorage.v1 import image_pb2, registry_pb2, registry_pb2_grpc
 
 Ctx = aio.ServicerContext[Any, Any]
@@ -173,7 +172,7 @@ async def pushing(
             )
 
 
-def _pushed(value: Pushed) -> image_pb2.Pushed:
+def _pushed(value: r.Pushed) -> image_pb2.Pushed:
     return image_pb2.Pushed(
         reference=value.reference,
         digest=value.digest,

@@ -10,7 +10,7 @@ from moorage.server.model import ImageIndex
 from moorage.server.registry import reference as references
 from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.discover import Found, Page, Referrer
-from moorage.server.registry.push import Pushed
+from moorage.server.registry.push import Pushed as Pushed
 
 
 @dataclass(frozen=True)
