@@ -39,7 +39,7 @@ def _json(message: pb.BuildResponse) -> None:
     from moorage.client.jsonout import to_dict
 
     kind = message.WhichOneof("message")
-    if kind not in (None, "wanted", "agent"):
+    if kind not in (None, "wanted", "agent", "files"):
         value = getattr(message, kind)
         say_json({"kind": kind, **({"message": value} if isinstance(value, str) else to_dict(value))})
         sys.stdout.flush()

@@ -14,7 +14,10 @@ from moorage.v1 import build_pb2, build_pb2_grpc, image_pb2
 
 
 class Build(Stream[build_pb2.BuildResponse]):
-    """A running build: iterate over its progress, or ask for the `result`. Closing it early stops the build."""
+    """A running build: iterate over its progress, or ask for the `result`. Closing it early stops the build.
+
+    Of a build that was opened with `files`, messages `files` are the pieces of a tar, and `image` is None unless it has tags.
+    """
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class Build(Stream[build_pb2.BuildResponse]):
         self._agents = Agents(agents, self._outbox.put)
         opening.ssh[:] = self._agents.ids
         self._wanted: list[str] = []
-        self._image: image_pb2.Image | None = None
+        self.image: image_pb2.Image | None = None
         self._failure: OSError | None = None
         super().__init__(stub.Build(self._outbox), mapper)
         self.on_end(lambda: self._outbox.end(dead=True))
@@ -54,16 +57,16 @@ class Build(Stream[build_pb2.BuildResponse]):
             case "agent":
                 self._agents.take(message.agent)
             case "image":
-                self._image = message.image
+                self.image = message.image
         return message
 
     def result(self) -> image_pb2.Image:
         """Read what is left of the progress and answer the image."""
         for _ in self:
             pass
-        if self._image is None:
+        if self.image is None:
             raise Cancelled("the build ended before there was an image")
-        return self._image
+        return self.image
 
     def _send_list(self, opening: build_pb2.BuildOpen) -> None:
         self._outbox.put(build_pb2.BuildRequest(open=opening))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moorage.client import format, parse
-from moorage.client.console import Parsed, Settings, pass_settings, say
+from moorage.client.console import Parsed, Settings, pass_settings, say, tell
+from moorage.client.files import write_archive
 
 if TYPE_CHECKING:
     from moorage.client.buildcontext import LocalContext
+    from moorage.client.buildprogress import Show
+    from moorage.client.builds import Build
     from moorage.v1 import build_pb2
 
 
@@ -78,6 +83,13 @@ if TYPE_CHECKING:
 @click.option(
     "--iidfile", type=click.Path(dir_okay=False, path_type=Path), default=None, help="File to write the image's ID to."
 )
+@click.option(
+    "-o",
+    "--output",
+    default="",
+    metavar="DIRECTORY|-|type=local|tar,dest=PATH",
+    help="Where to leave the files of the target instead of an image: a directory, or a tar archive. With -t there is one too.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress; print only the ID.")
 @pass_settings
 def command(settings: Settings, context: str, file: str, **options: Any) -> None:
@@ -89,6 +101,7 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
     from moorage.client.buildprogress import progress
 
     agents = _agents(options["ssh"])
+    output = _output(options)
     directory = None if context == "-" else Path(context)
     dockerfile, name = _dockerfile(directory, file)
     opening = _opening(dockerfile, name, options)
@@ -97,15 +110,74 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
         options["iidfile"].unlink(missing_ok=True)
     with settings.client() as client, client.builds.build(opening, local, agents=agents) as build:
         with progress(options["progress"], options["quiet"]) as show:
-            for message in build:
-                show(message)
-            image = build.result()
+            pieces = _files(build, show)
+            if output is not None:
+                output.write(pieces)
+            for _ in pieces:
+                pass
+        image = build.image
+    if image is None:
+        return
     if options["iidfile"] is not None:
         options["iidfile"].write_text(image.id)
+    if output is not None and output.to_stdout:
+        return
     if options["quiet"]:
         say(image.id)
     elif options["progress"] != "json":
         say(f"{', '.join(options['tags']) or 'image'}: {image.id} ({format.size(image.size_bytes)})")
+
+
+def _files(build: Build, show: Show) -> Iterator[bytes]:
+    """The pieces of the target's files; what else a build tells is shown."""
+    for message in build:
+        if message.WhichOneof("message") == "files":
+            yield message.files
+        else:
+            show(message)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the target's files go: into the directory `path`, or as an archive into a file, `-` for stdout."""
+
+    path: str
+    archive: bool = False
+
+    @property
+    def to_stdout(self) -> bool:
+        return self.archive and self.path == "-"
+
+    def write(self, pieces: Iterator[bytes]) -> None:
+        """Take all of a tar."""
+        if self.archive:
+            write_archive(pieces, self.path)
+            return
+        from moorage.client.extract import extract
+
+        left_out = extract(pieces, Path(self.path))
+        if left_out:
+            tell(f"left out, as they are no files, directories or links: {left_out}")
+
+
+def _output(options: dict[str, Any]) -> Output | None:
+    text = options["output"]
+    if not text:
+        return None
+    parts = (
+        dict(part.partition("=")[::2] for part in text.split(",")) if "=" in text else {"type": "local", "dest": text}
+    )
+    if text == "-":
+        parts = {"type": "tar", "dest": "-"}
+    kind, path = parts.get("type"), parts.get("dest", "")
+    if kind not in ("local", "tar") or not path or parts.keys() > {"type", "dest"} or (kind == "local" and path == "-"):
+        raise click.UsageError(f"--output {text}: DIRECTORY, -, type=local,dest=DIRECTORY or type=tar,dest=FILE")
+    if options["iidfile"] is not None and not options["tags"]:
+        raise click.UsageError("--iidfile with --output: without --tag no image is made")
+    output = Output(path, kind == "tar")
+    if output.to_stdout and options["progress"] == "json":
+        raise click.UsageError("--output - and --progress json are both for stdout")
+    return output
 
 
 def _agents(texts: tuple[str, ...]) -> dict[str, str]:
@@ -181,6 +253,7 @@ def _opening(dockerfile: bytes, name: str, options: dict[str, Any]) -> build_pb2
         ],
         inline_cache=any(not ref for ref, _ in exports),
         platform=options["platform"],
+        files=bool(options["output"]),
     )
 
 

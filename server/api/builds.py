@@ -75,6 +75,7 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
         cache_from=tuple(message.cache_from),
         cache_to=tuple(b.CacheExport(each.reference, each.all_stages) for each in message.cache_to),
         inline_cache=message.inline_cache,
+        files=message.files,
     )
 
 
@@ -119,5 +120,7 @@ def _response(event: b.BuildEvent) -> pb.BuildResponse:
             return pb.BuildResponse(agent=piece)
         case b.Warned():
             return pb.BuildResponse(warning=event.message)
+        case b.Files():
+            return pb.BuildResponse(files=event.data)
         case b.Built():
             return pb.BuildResponse(image=convert.image(event.image))

@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from moorage.server.cancel import CancelToken
+from moorage.server.graph.drivers.base import Sink
 from moorage.server.model import Image, Mount
 from moorage.server.registry.buildcache import CachedStep, RemoteCache
 
@@ -53,6 +55,10 @@ class House(Protocol):
         """Leave a cache in a registry; answers how many steps it lacks for want of their layers."""
         ...
 
+    async def send(self, produce: Callable[[Sink, CancelToken], None]) -> None:
+        """Send the client what a blocking function writes of the target's files."""
+        ...
+
     def container(self, spec: RunSpec, output: Output) -> AbstractAsyncContextManager[Callable[[], Any]]:
         """A container, which is gone after the block. What the block gets runs it to its end, and answers its exit code."""
         ...
@@ -73,7 +79,7 @@ class CacheExport:
 @dataclass(frozen=True)
 class BuildOptions:
     """What is asked for besides Dockerfile and context. `tags` are canonical; `secrets` are in memory only. `agents`
-    are the IDs of SSH agents that the client forwards."""
+    are the IDs of SSH agents that the client forwards. With `files` the target's files are sent, and without tags no image is made."""
 
     dockerfile: bytes
     file: str = "Dockerfile"
@@ -89,6 +95,7 @@ class BuildOptions:
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[CacheExport, ...] = ()
     inline_cache: bool = False
+    files: bool = False
 
     @property
     def epoch(self) -> int | None:

@@ -53,10 +53,17 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Files:
+    """The next bytes of a tar of the target's files."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Built:
     """The image; the last of all."""
 
     image: Image
 
 
-BuildEvent = StepBegun | StepEnded | StepOutput | Wanted | Warned | AgentData | Built
+BuildEvent = StepBegun | StepEnded | StepOutput | Wanted | Warned | AgentData | Files | Built

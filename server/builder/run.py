@@ -13,30 +13,31 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from moorage.server.builder.agents import Agents
 from moorage.server.builder.base import BuildOptions, House, RunSpec
-from moorage.server.builder.cache import BuildCache, CacheEntry, key_of
+from moorage.server.builder.cache import BuildCache, key_of
 from moorage.server.builder.context import BuildContext
 from moorage.server.builder.copying import Copier
 from moorage.server.builder.imagespec import ImageSpec
+from moorage.server.builder.known import KnownSteps
 from moorage.server.builder.layout import Action, CopyAction, DirectoryAction, RunAction, Step, lay_out
 from moorage.server.builder.parse import parse
 from moorage.server.builder.plan import SCRATCH, Plan, Stage, plan
 from moorage.server.builder.progress import BuildEvent, StepBegun, StepEnded, StepOutput, Warned
 from moorage.server.builder.running import Furnished, Given, Shown, Workshop, told
 from moorage.server.builder.source import Place
-from moorage.server.builder.stage import StageState, inline_cache, of_image
-from moorage.server.builder.trees import Trees
+from moorage.server.builder.stage import StageState, of_image
+from moorage.server.builder.trees import Sources, Trees
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageError
+from moorage.server.graph.drivers.base import Sink
 from moorage.server.graph.graph import Graph
-from moorage.server.graph.layers import chain_id_on
 from moorage.server.graph.packing import MadeLayer
 from moorage.server.model import Image, Platform
-from moorage.server.registry.buildcache import CachedStep, RemoteCache
+from moorage.server.registry.buildcache import CachedStep
 
 Emit = Callable[[BuildEvent], None]
 
@@ -77,12 +78,14 @@ class Build:
         self._ids = itertools.count(1)
         self._stages: dict[int, asyncio.Task[StageState]] = {}
         self._images: dict[str, asyncio.Task[Image]] = {}
-        self._keys: list[str] = []
+        self._known = KnownSteps(tools.graph, tools.cache, house, options, lambda text: emit(Warned(text)), cancel)
         self._steps: dict[str, CachedStep] = {}
-        self._remotes: list[RemoteCache] = []
 
-    async def run(self) -> Image:
-        """Build the target. Raises InvalidArgument with the place, FailedPrecondition when a command fails; nothing has a name then."""
+    async def run(self) -> Image | None:
+        """Build the target; answers its image, if one is to be made.
+
+        Raises InvalidArgument with the place, FailedPrecondition when a command fails; nothing has a name then.
+        """
         if self._plan.unused:
             self._emit(Warned(f"build arguments that no ARG takes: {', '.join(self._plan.unused)}"))
         with self._tools.graph.lease(), _closing(self._copier):
@@ -94,6 +97,8 @@ class Build:
                         self._stage(index)
                 state = self._stages[self._plan.target].result()
                 await self._export_caches(state)
+                if self._options.files:
+                    await self._send_files(state)
                 return await self._finish(state)
             except ExceptionGroup as group_error:
                 raise first_of(group_error) from None
@@ -113,15 +118,32 @@ class Build:
             self._stages[index] = self._group.create_task(self._build_stage(self._plan.stages[index]))
         return self._stages[index]
 
-    async def _finish(self, state: StageState) -> Image:
+    async def _send_files(self, state: StageState) -> None:
+        """Send the client the target's files."""
+        view = self._tools.graph.driver.view(state.chain_id)
+
+        def produce(sink: Sink, cancel: CancelToken) -> None:
+            self._tools.trees.take(view, Sources((".",)), "exporting files", sink, cancel)
+
+        async with self._step("exporting files", "export"):
+            await self._house.send(produce)
+
+    async def _finish(self, state: StageState) -> Image | None:
         """Make the image, and have the cache believed after a power loss."""
         options = self._options
+        if options.files and not options.tags:
+            await self._house.blocking(self._settle)
+            return None
         async with self._step("exporting to image", "export"):
             state.spec.add_labels(dict(options.labels))
             config = state.config(self._tools.platform, inline_cache=options.inline_cache)
             image = await self._house.blocking(self._register, config, state)
-            self._tools.cache.settle(self._keys)
+            self._known.settle()
         return cast(Image, image)
+
+    def _settle(self) -> None:
+        self._tools.graph.sync()
+        self._known.settle()
 
     def _register(self, config: bytes, state: StageState) -> Image:
         self._cancel.check()
@@ -165,22 +187,10 @@ class Build:
             raise _at(place, error) from error
 
     async def _import_caches(self) -> None:
-        """`--cache-from`: caches in registries, and images that tell which steps their layers were made by."""
+        """`--cache-from`."""
         for reference in self._options.cache_from:
             async with self._step(f"importing cache from {reference}", "cache") as progress:
-                try:
-                    remote = await self._house.find_cache(reference)
-                    if remote is not None:
-                        self._remotes.append(remote)
-                        continue
-                    image = await self._house.image(reference, pull=True, status=progress.status)
-                except MoorageError as error:
-                    self._emit(Warned(f"no cache from {reference}: {error.message}"))
-                    continue
-                for key, chain_id, blob in await self._house.blocking(inline_cache, self._tools.graph, image):
-                    if self._tools.cache.find(key) is None:
-                        self._tools.cache.add(key, chain_id, blob, text=reference, created_ns=image.created_ns)
-                        self._keys.append(key)
+                await self._known.take_over(reference, progress.status)
 
     async def _export_caches(self, state: StageState) -> None:
         """`--cache-to`. Before the image has its names: a build that cannot leave its cache has failed."""
@@ -200,58 +210,18 @@ class Build:
         async with self._step(name, stage.label) as progress:
             work = await self._prepare(step, action, state, progress)
             key = key_of("" if work.linked else state.chain_id, {**work.key, "clamp": self._options.epoch})
-            entry = None if self._options.no_cache else await self._find(key, work, state, progress)
+            entry = await self._known.find(key, state.chain_id, progress.status, linked=work.linked)
             if entry is not None:
                 progress.cached = True
             else:
                 self._cancel.check()
-                made = await work.make()
-                entry = self._remember(key, state, made, step)
-            self._keys.append(key)
-            made_step = CachedStep(key, state.chain_id, entry.created_ns, step.text, entry.blob)
-            state.steps.append(made_step)
-            self._steps[key] = made_step
+                entry = self._known.remember(key, state.chain_id, await work.make(), step.text)
+            made = CachedStep(key, state.chain_id, entry.created_ns, step.text, entry.blob)
+            state.steps.append(made)
+            self._steps[key] = made
             if entry.blob is not None:
                 state.add_layer(entry.blob, entry.created_ns)
             state.add_history(step.text, empty=entry.blob is None)
-
-    async def _find(self, key: str, work: _Work, state: StageState, progress: _Progress) -> CacheEntry | None:
-        """What is known of a step, here or in the caches of `--cache-from`, whose layer is fetched then."""
-        cache = self._tools.cache
-        entry = cache.find(key)
-        if entry is not None and work.linked:
-            entry = await self._house.blocking(self._moved, entry, state.chain_id)
-        for remote in self._remotes if entry is None else ():
-            step = remote.steps.get(key)
-            if step is not None and work.linked:
-                step = replace(step, parent=state.chain_id)
-            if step is None or step.parent != state.chain_id:
-                continue
-            try:
-                await self._house.fetch_cached(remote, step, progress.status)
-            except MoorageError as error:
-                self._emit(Warned(f"a cached layer cannot be had, and is made again: {error.message}"))
-                continue
-            return cache.add(key, step.chain_id, step.blob, text=step.text, created_ns=step.created_ns)
-        return entry
-
-    def _moved(self, entry: CacheEntry, parent: str) -> CacheEntry | None:
-        """The layer of a linked copy on top of another chain; None where its blob is not here any more."""
-        graph = self._tools.graph
-        if entry.blob is None:
-            return entry
-        chain_id = chain_id_on(parent, entry.blob.diff_id)
-        if not graph.has_layer(chain_id):
-            if not graph.content.exists(entry.blob.digest):
-                return None
-            graph.apply_blob(entry.blob, parent, self._cancel)
-        return self._tools.cache.add(entry.key, chain_id, entry.blob, text=entry.text, created_ns=entry.created_ns)
-
-    def _remember(self, key: str, state: StageState, made: MadeLayer, step: Step) -> CacheEntry:
-        epoch = self._options.epoch
-        created_ns = time.time_ns() if epoch is None else epoch * 10**9
-        chain_id, blob = (made.layer.chain_id, made.blob) if made.entries else (state.chain_id, None)
-        return self._tools.cache.add(key, chain_id, blob, text=step.text, created_ns=created_ns)
 
     async def _prepare(self, step: Step, action: Action, state: StageState, progress: _Progress) -> _Work:
         """What a step's key is made of, and how it is done."""
@@ -380,7 +350,7 @@ class Build:
             found = self._tools.cache.add(
                 key, made.layer.chain_id, made.blob, text=f"context {path}", created_ns=time.time_ns()
             )
-        self._keys.append(key)
+        self._known.use(key)
         if entry is None or entry.kind == "directory":
             return Shown(view=found.chain_id, path=path)
         (mount,) = self._tools.graph.driver.view(found.chain_id)

@@ -13,6 +13,7 @@ from moorage.server.builder.cache import Pruned as Pruned
 from moorage.server.builder.context import ContextEntry as ContextEntry
 from moorage.server.builder.progress import BuildEvent as BuildEvent
 from moorage.server.builder.progress import Built as Built
+from moorage.server.builder.progress import Files as Files
 from moorage.server.builder.progress import StepBegun as StepBegun
 from moorage.server.builder.progress import StepEnded as StepEnded
 from moorage.server.builder.progress import StepOutput as StepOutput
@@ -41,7 +42,7 @@ BuildInput = Listed | Contents | AgentData
 
 @dataclass(frozen=True)
 class Build(StreamCommand[BuildEvent]):
-    """Build an image. First item Wanted, last Built. `tags` are as the caller wrote them."""
+    """Build an image. First item Wanted, last Built unless files alone are asked for. `tags` are as the caller wrote them."""
 
     options: BuildOptions
     inputs: AsyncIterator[BuildInput]

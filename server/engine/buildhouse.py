@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moorage.server.builder.base import Output, RunSpec
-from moorage.server.builder.progress import BuildEvent
+from moorage.server.builder.progress import BuildEvent, Files
 from moorage.server.cancel import CancelToken
 from moorage.server.engine import commands, imagecommands
 from moorage.server.engine.containers import Containers
@@ -19,9 +19,11 @@ from moorage.server.engine.engine import Engine, Lane
 from moorage.server.engine.images import Images
 from moorage.server.engine.job import Context
 from moorage.server.engine.lifecycle import Lifecycle, merged_env
+from moorage.server.engine.piping import produced
 from moorage.server.engine.places import Places
 from moorage.server.errors import Internal, NotFound
 from moorage.server.execdriver import spec as oci
+from moorage.server.graph.drivers.base import Sink
 from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, NetworkAttachment
 from moorage.server.registry.buildcache import BuildCaches, CachedStep, RemoteCache
 from moorage.server.registry.progress import PullProgress, PushProgress
@@ -45,6 +47,12 @@ class EventQueue:
         self._changed.set()
         if len(self._events) >= ROOM:
             self._room.clear()
+
+    async def hand_over(self, event: BuildEvent) -> None:
+        """Put, and wait until the reader has come to it."""
+        self.put(event)
+        self._room.clear()
+        await self._room.wait()
 
     async def room(self) -> None:
         """Wait until the reader has caught up."""
@@ -131,6 +139,11 @@ class BuildHouse:
                 loop.call_soon_threadsafe(status, f"{step.digest[7:19]} {stage}")
 
         return tell
+
+    async def send(self, produce: Callable[[Sink, CancelToken], None]) -> None:
+        async with aclosing(produced(self._parts.engine, Lane.DISK, produce, self._cancel)) as pieces:
+            async for piece in pieces:
+                await self._queue.hand_over(Files(piece))
 
     @asynccontextmanager
     async def container(self, spec: RunSpec, output: Output) -> AsyncIterator[Callable[[], Any]]:

@@ -75,7 +75,9 @@ class Builds:
         try:
             async for event in queue.read():
                 yield event
-            yield b.Built(await task)
+            image = await task
+            if image is not None:
+                yield b.Built(image)
         finally:
             cancel.cancel("the caller hung up")
             task.cancel()
@@ -91,7 +93,7 @@ class Builds:
         return pruned
 
 
-async def _with_agents(build: Build, agents: Agents, inputs: AsyncIterator[b.BuildInput]) -> Image:
+async def _with_agents(build: Build, agents: Agents, inputs: AsyncIterator[b.BuildInput]) -> Image | None:
     """Run a build; what the client goes on to say is from its SSH agents."""
     if not agents.ids:
         return await build.run()

@@ -101,6 +101,10 @@ class Graph:
         """Have a blob of the content store be a layer on top of the chain `parent` too. Raises NotFound when it is not here."""
         return apply_blob(self.content, self._layers, blob, parent, cancel)
 
+    def sync(self) -> None:
+        """Have all of the store on the disk."""
+        syncing.sync_file_system(self._root)
+
     def layer_blobs(self, chain_id: str) -> list[LayerBlob]:
         """The blobs of a layer that are kept in the content store."""
         return self._layers.blobs(chain_id)

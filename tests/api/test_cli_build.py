@@ -44,6 +44,14 @@ def directory(tmp_path: Path) -> Path:
         (("--build-arg", "=x"), "'=x' has no name"),
         (("-f", "/nothing/here"), "cannot read /nothing/here: no such file or directory"),
         (("--platform", "x"), "platform"),
+        (
+            ("-o", "type=oci,dest=x"),
+            "--output type=oci,dest=x: DIRECTORY, -, type=local,dest=DIRECTORY or type=tar,dest=FILE",
+        ),
+        (("-o", "type=tar"), "--output type=tar: DIRECTORY, -"),
+        (("-o", "type=local,dest=-"), "--output type=local,dest=-: DIRECTORY, -"),
+        (("-o", "x", "--iidfile", "y"), "--iidfile with --output: without --tag no image is made"),
+        (("-o", "-", "--progress", "json"), "--output - and --progress json are both for stdout"),
         (("--progress", "loud"), "'loud' is not one of"),
     ],
 )

@@ -43,7 +43,7 @@ class BuildRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildOpen(_message.Message):
-    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to")
+    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files")
     class BuildArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class BuildOpen(_message.Message):
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     SSH_FIELD_NUMBER: _ClassVar[int]
     CACHE_TO_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     dockerfile: bytes
     file_name: str
     tags: _containers.RepeatedScalarFieldContainer[str]
@@ -95,7 +96,8 @@ class BuildOpen(_message.Message):
     platform: _image_pb2.Platform
     ssh: _containers.RepeatedScalarFieldContainer[str]
     cache_to: _containers.RepeatedCompositeFieldContainer[BuildCacheExport]
-    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ...) -> None: ...
+    files: bool
+    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ...) -> None: ...
 
 class BuildCacheExport(_message.Message):
     __slots__ = ("reference", "all_stages")
@@ -158,7 +160,7 @@ class BuildContextPiece(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class BuildResponse(_message.Message):
-    __slots__ = ("wanted", "begun", "ended", "output", "warning", "image", "agent")
+    __slots__ = ("wanted", "begun", "ended", "output", "warning", "image", "agent", "files")
     WANTED_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +168,7 @@ class BuildResponse(_message.Message):
     WARNING_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     wanted: BuildWanted
     begun: BuildStepBegun
     ended: BuildStepEnded
@@ -173,7 +176,8 @@ class BuildResponse(_message.Message):
     warning: str
     image: _image_pb2.Image
     agent: BuildAgentData
-    def __init__(self, wanted: _Optional[_Union[BuildWanted, _Mapping]] = ..., begun: _Optional[_Union[BuildStepBegun, _Mapping]] = ..., ended: _Optional[_Union[BuildStepEnded, _Mapping]] = ..., output: _Optional[_Union[BuildStepOutput, _Mapping]] = ..., warning: _Optional[str] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
+    files: bytes
+    def __init__(self, wanted: _Optional[_Union[BuildWanted, _Mapping]] = ..., begun: _Optional[_Union[BuildStepBegun, _Mapping]] = ..., ended: _Optional[_Union[BuildStepEnded, _Mapping]] = ..., output: _Optional[_Union[BuildStepOutput, _Mapping]] = ..., warning: _Optional[str] = ..., image: _Optional[_Union[_image_pb2.Image, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ..., files: _Optional[bytes] = ...) -> None: ...
 
 class BuildWanted(_message.Message):
     __slots__ = ("digests", "last")

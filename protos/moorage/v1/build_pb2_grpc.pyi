@@ -36,7 +36,7 @@ class BuildServiceStub:
     Build: _grpc.StreamStreamMultiCallable[_build_pb2.BuildRequest, _build_pb2.BuildResponse]
     """Build makes an image. The client sends `open`, then the list of the context's files (`list`, in as many messages as it
     takes), then reads until `wanted` says which of their contents the daemon lacks, sends those (`contents`), and reads the
-    progress. The last message carries `image`. A file whose contents the daemon has, by its digest, is never sent again.
+    progress. The last message carries `image`, if one is made. A file whose contents the daemon has, by its digest, is never sent again.
     With `ssh`, the client keeps its side open, and passes on what commands and its SSH agents say to each other (`agent`).
     Cancelling the call stops the build: nothing gets a name; steps that were complete stay in the build cache.
     Errors: INVALID_ARGUMENT (`Dockerfile:7: …`, a malformed context), FAILED_PRECONDITION (a command failed; reason
@@ -53,7 +53,7 @@ class BuildServiceAsyncStub(BuildServiceStub):
     Build: _aio.StreamStreamMultiCallable[_build_pb2.BuildRequest, _build_pb2.BuildResponse]  # type: ignore[assignment]
     """Build makes an image. The client sends `open`, then the list of the context's files (`list`, in as many messages as it
     takes), then reads until `wanted` says which of their contents the daemon lacks, sends those (`contents`), and reads the
-    progress. The last message carries `image`. A file whose contents the daemon has, by its digest, is never sent again.
+    progress. The last message carries `image`, if one is made. A file whose contents the daemon has, by its digest, is never sent again.
     With `ssh`, the client keeps its side open, and passes on what commands and its SSH agents say to each other (`agent`).
     Cancelling the call stops the build: nothing gets a name; steps that were complete stay in the build cache.
     Errors: INVALID_ARGUMENT (`Dockerfile:7: …`, a malformed context), FAILED_PRECONDITION (a command failed; reason
@@ -73,7 +73,7 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_build_pb2.BuildResponse], _abc.AsyncIterator[_build_pb2.BuildResponse]]:
         """Build makes an image. The client sends `open`, then the list of the context's files (`list`, in as many messages as it
         takes), then reads until `wanted` says which of their contents the daemon lacks, sends those (`contents`), and reads the
-        progress. The last message carries `image`. A file whose contents the daemon has, by its digest, is never sent again.
+        progress. The last message carries `image`, if one is made. A file whose contents the daemon has, by its digest, is never sent again.
         With `ssh`, the client keeps its side open, and passes on what commands and its SSH agents say to each other (`agent`).
         Cancelling the call stops the build: nothing gets a name; steps that were complete stay in the build cache.
         Errors: INVALID_ARGUMENT (`Dockerfile:7: …`, a malformed context), FAILED_PRECONDITION (a command failed; reason
