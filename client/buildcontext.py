@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moorage.client.dockerignore import Ignore
@@ -22,14 +22,16 @@ PIECE = 1 << 20
 class LocalContext:
     """The files of a directory that a .dockerignore leaves; none without a directory."""
 
-    files: list[pb.BuildContextFile]
-    paths: dict[str, Path]
+    files: list[pb.BuildContextFile] = field(default_factory=list)
+    paths: dict[str, Path] = field(default_factory=dict)
     """Where a content is, by its digest."""
+    named: dict[str, LocalContext] = field(default_factory=dict)
+    """The contexts beside it, by name."""
 
     @classmethod
     def read(cls, directory: Path | None, ignore: Ignore) -> LocalContext:
         """Read and hash a directory. Raises OSError, ValueError for a name that is not UTF-8."""
-        context = cls([], {})
+        context = cls()
         if directory is not None:
             context._walk(directory, "", ignore)
         return context
@@ -77,17 +79,20 @@ class LocalContext:
         self.files.append(file)
 
     def lists(self) -> Iterator[pb.BuildRequest]:
-        """The list, in messages."""
-        for at in range(0, max(1, len(self.files)), LIST_LENGTH):
-            last = at + LIST_LENGTH >= len(self.files)
-            yield pb.BuildRequest(list=pb.BuildContextList(files=self.files[at : at + LIST_LENGTH], last=last))
+        """The lists, in messages."""
+        for name, context in (*self.named.items(), ("", self)):
+            for at in range(0, max(1, len(context.files)), LIST_LENGTH):
+                last = not name and at + LIST_LENGTH >= len(context.files)
+                files = context.files[at : at + LIST_LENGTH]
+                yield pb.BuildRequest(list=pb.BuildContextList(files=files, last=last, context=name))
 
     def contents(self, digests: Iterable[str]) -> Iterator[pb.BuildRequest]:
         """The contents that are wanted; small files share messages. Raises KeyError for one that is not of this context."""
         pieces: list[pb.BuildContextPiece] = []
         size = 0
+        paths = {digest: path for each in (self, *self.named.values()) for digest, path in each.paths.items()}
         for digest in digests:
-            for data in _read(self.paths[digest]):
+            for data in _read(paths[digest]):
                 pieces.append(pb.BuildContextPiece(digest=digest, data=data))
                 size += len(data)
                 if size >= PIECE:

@@ -1,17 +1,19 @@
-"""A tar of the daemon's, unpacked into a directory: nothing is followed or written outside of it, and all of it is the caller's own.
+"""A tar unpacked into a directory: nothing is followed or written outside of it, and all of it is the caller's own.
 
 Every name is walked from the directory's own descriptor, one part after the other, and no symbolic link is followed on the way.
 """
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import click
 
@@ -20,8 +22,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def extract(pieces: Iterator[bytes], directory: Path) -> int:
-    """Unpack into `directory`, which is made when the first piece has come; files that are there are replaced.
+def extract(pieces: Iterator[bytes], directory: Path, *, mode: Literal["r|", "r|*"] = "r|") -> int:
+    """Unpack into `directory`, which is made when the first piece has come; files that are there are replaced. `mode` is
+    tarfile's: "r|*" for an archive that may be compressed.
 
     Answers how many devices and pipes were left out. Raises ClickException for what cannot be written.
     """
@@ -32,15 +35,15 @@ def extract(pieces: Iterator[bytes], directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with tarfile.open(fileobj=cast(Any, _Pieces(first, pieces)), mode="r|", bufsize=CHUNK) as archive:
+            with tarfile.open(fileobj=cast(Any, _Pieces(first, pieces)), mode=mode, bufsize=CHUNK) as archive:
                 return _Extraction(top, archive).run()
         finally:
             os.close(top)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise click.ClickException(f"cannot write {error.filename or ''} in {directory}: {reason}") from None
-    except tarfile.TarError as error:
-        raise click.ClickException(f"cannot unpack what the daemon sent: {error}") from None
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise click.ClickException(f"cannot unpack the archive: {error}") from None
 
 
 class _Pieces:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,24 @@ from moorage.client.console import Parsed, Settings, pass_settings, say, tell
 from moorage.client.files import write_archive
 
 if TYPE_CHECKING:
-    from moorage.client.buildcontext import LocalContext
+    from moorage.client.buildinputs import Inputs
     from moorage.client.buildprogress import Show
     from moorage.client.builds import Build
     from moorage.v1 import build_pb2
 
 
 @click.command()
-@click.argument("context", metavar="DIRECTORY|-")
+@click.argument("context", metavar="DIRECTORY|URL|-")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name of the image; several are fine.")
 @click.option(
     "-f", "--file", default="", metavar="PATH", help="The Dockerfile, - for stdin.  [default: DIRECTORY/Dockerfile]"
+)
+@click.option(
+    "--build-context",
+    "build_contexts",
+    multiple=True,
+    metavar="NAME=DIRECTORY|docker-image://IMAGE|URL",
+    help="What FROM NAME and --from=NAME mean.",
 )
 @click.option("--target", default="", help="The stage to build.  [default: the last]")
 @click.option(
@@ -93,29 +99,30 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="No progress; print only the ID.")
 @pass_settings
 def command(settings: Settings, context: str, file: str, **options: Any) -> None:
-    """Build an image of a Dockerfile and the files in DIRECTORY.
+    """Build an image of a Dockerfile and the files in DIRECTORY, or in the git repository at URL, https://….git#ref:directory.
 
     What a .dockerignore file names is no part of the context. With - the Dockerfile comes from stdin, and there is no
-    context.
+    context; or a tar archive comes from there, which is the context.
     """
+    from moorage.client.buildinputs import inputs
     from moorage.client.buildprogress import progress
 
     agents = _agents(options["ssh"])
     output = _output(options)
-    directory = None if context == "-" else Path(context)
-    dockerfile, name = _dockerfile(directory, file)
-    opening = _opening(dockerfile, name, options)
-    local = _context(directory, file)
-    if options["iidfile"] is not None:
-        options["iidfile"].unlink(missing_ok=True)
-    with settings.client() as client, client.builds.build(opening, local, agents=agents) as build:
+    with (
+        inputs(context, file, options["build_contexts"]) as given,
+        settings.client() as client,
+        client.builds.build(_opening(given, options), given.local, agents=agents) as build,
+    ):
+        if options["iidfile"] is not None:
+            options["iidfile"].unlink(missing_ok=True)
         with progress(options["progress"], options["quiet"]) as show:
             pieces = _files(build, show)
             if output is not None:
                 output.write(pieces)
             for _ in pieces:
                 pass
-        image = build.image
+        image = build.result() if output is None else build.image
     if image is None:
         return
     if options["iidfile"] is not None:
@@ -191,45 +198,7 @@ def _agents(texts: tuple[str, ...]) -> dict[str, str]:
         raise click.UsageError(str(error)) from None
 
 
-def _dockerfile(directory: Path | None, file: str) -> tuple[bytes, str]:
-    """The Dockerfile, and what to call it."""
-    if directory is None and file not in ("", "-"):
-        raise click.UsageError("with - for a context the Dockerfile comes from stdin: leave --file out")
-    if directory is None or file == "-":
-        return sys.stdin.buffer.read(), "Dockerfile"
-    if not directory.is_dir():
-        raise click.UsageError(f"context {directory} is not a directory")
-    path = Path(file) if file else directory / "Dockerfile"
-    try:
-        return path.read_bytes(), path.name
-    except OSError as error:
-        raise click.ClickException(f"cannot read {path}: {(error.strerror or '').lower()}") from None
-
-
-def _context(directory: Path | None, file: str) -> LocalContext:
-    from moorage.client.buildcontext import LocalContext
-    from moorage.client.dockerignore import Ignore
-
-    try:
-        return LocalContext.read(directory, Ignore(_ignored(directory, file)))
-    except OSError as error:
-        raise click.ClickException(f"cannot read {error.filename}: {(error.strerror or '').lower()}") from None
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _ignored(directory: Path | None, file: str) -> str:
-    """The .dockerignore file: the Dockerfile's own, or else the directory's."""
-    if directory is None:
-        return ""
-    own = Path(f"{file}.dockerignore") if file not in ("", "-") else directory / "Dockerfile.dockerignore"
-    for path in (own, directory / ".dockerignore"):
-        if path.is_file():
-            return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    return ""
-
-
-def _opening(dockerfile: bytes, name: str, options: dict[str, Any]) -> build_pb2.BuildOpen:
+def _opening(given: Inputs, options: dict[str, Any]) -> build_pb2.BuildOpen:
     from moorage.v1 import build_pb2
 
     exports = [_cache_to(text) for text in options["cache_to"]]
@@ -237,8 +206,10 @@ def _opening(dockerfile: bytes, name: str, options: dict[str, Any]) -> build_pb2
     if "SOURCE_DATE_EPOCH" in os.environ:
         arguments.setdefault("SOURCE_DATE_EPOCH", os.environ["SOURCE_DATE_EPOCH"])
     return build_pb2.BuildOpen(
-        dockerfile=dockerfile,
-        file_name=name,
+        dockerfile=given.dockerfile,
+        file_name=given.name,
+        context_url=given.url,
+        build_contexts=given.contexts,
         tags=options["tags"],
         target=options["target"],
         build_args=arguments,

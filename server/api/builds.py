@@ -24,6 +24,8 @@ KINDS: dict[int, Literal["file", "directory", "link"]] = {
     pb.BUILD_CONTEXT_FILE_KIND_DIRECTORY: "directory",
     pb.BUILD_CONTEXT_FILE_KIND_LINK: "link",
 }
+IMAGE = "docker-image://"
+"""What a named context begins with that is an image."""
 STREAMS = {
     "stdout": pb.BUILD_STREAM_STDOUT,
     "stderr": pb.BUILD_STREAM_STDERR,
@@ -61,6 +63,7 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
             f"platform {message.platform.os}/{message.platform.architecture} is not offered: images are built for this host",
             field="platform",
         )
+    named = {_context_name(name): text for name, text in message.build_contexts.items()}
     return b.BuildOptions(
         dockerfile=message.dockerfile,
         file=message.file_name or "Dockerfile",
@@ -76,14 +79,28 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
         cache_to=tuple(b.CacheExport(each.reference, each.all_stages) for each in message.cache_to),
         inline_cache=message.inline_cache,
         files=message.files,
+        contexts={name: text.removeprefix(IMAGE) if text.startswith(IMAGE) else "" for name, text in named.items()},
+        repositories={
+            **({"": message.context_url} if message.context_url else {}),
+            **{name: text for name, text in named.items() if text and not text.startswith(IMAGE)},
+        },
     )
+
+
+def _context_name(name: str) -> str:
+    """Names mean the same in upper and lower case, as those of stages do."""
+    if not name or not name.isprintable():
+        raise InvalidArgument(f"{name[:80]!r} cannot be the name of a context", field="build_contexts")
+    return name.lower()
 
 
 async def _inputs(requests: AsyncIterator[pb.BuildRequest]) -> AsyncIterator[b.BuildInput]:
     async for request in requests:
         match request.WhichOneof("message"):
             case "list":
-                yield b.Listed(tuple(_entry(file) for file in request.list.files), request.list.last)
+                yield b.Listed(
+                    tuple(_entry(file) for file in request.list.files), request.list.last, request.list.context.lower()
+                )
             case "contents":
                 yield b.Contents(tuple((piece.digest, piece.data) for piece in request.contents.pieces))
             case "agent":

@@ -78,8 +78,13 @@ class CacheExport:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What is asked for besides Dockerfile and context. `tags` are canonical; `secrets` are in memory only. `agents`
-    are the IDs of SSH agents that the client forwards. With `files` the target's files are sent, and without tags no image is made."""
+    """What is asked for besides Dockerfile and context.
+
+    `contexts` are names that mean an image, or (empty) files; `repositories` are URLs of those files that are fetched, by name, that of
+    the build's own context empty: then an empty `dockerfile` is the one at `file` there. `tags` are canonical;
+    `secrets` are in memory only. `agents` are the IDs of SSH agents that the client forwards. With `files` the target's files are sent, and
+    without tags no image is made.
+    """
 
     dockerfile: bytes
     file: str = "Dockerfile"
@@ -96,6 +101,8 @@ class BuildOptions:
     cache_to: tuple[CacheExport, ...] = ()
     inline_cache: bool = False
     files: bool = False
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    repositories: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int | None:

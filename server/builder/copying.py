@@ -47,14 +47,12 @@ class Copier:
         self,
         graph: Graph,
         trees: Trees,
-        context: BuildContext,
         scratch: Path,
         clamp: int | None,
         cancel: CancelToken,
     ) -> None:
         self._graph = graph
         self._trees = trees
-        self._context = context
         self._clamp = clamp
         self._cancel = cancel
         self._git = Git(scratch, clamp, cancel)
@@ -63,8 +61,8 @@ class Copier:
     def close(self) -> None:
         self._http.clear()
 
-    def prepare(self, action: CopyAction, place: Place, origin: str) -> Prepared:
-        """Choose. `origin` is the chain ID or image that `--from` means, empty for the context."""
+    def prepare(self, action: CopyAction, place: Place, origin: str | BuildContext) -> Prepared:
+        """Choose. `origin` is a chain ID or image, or files that a client listed."""
         key = {
             "copy": action.target,
             "owner": action.owner,
@@ -72,11 +70,9 @@ class Copier:
             "unpack": action.unpack,
             **({"link": True} if action.link else {}),
         }
-        if origin:
-            prepared = self._from_tree(action, place, origin, key)
-        else:
-            prepared = self._from_context(action, place, key)
-        return prepared
+        if isinstance(origin, str):
+            return self._from_tree(action, place, origin, key)
+        return self._from_context(action, place, origin, key)
 
     def with_numbers(self, action: CopyAction, place: Place, chain_id: str) -> CopyAction:
         """A copy whose owner is numbers, looked up in the files of a chain: so that it needs no more of them."""
@@ -106,8 +102,8 @@ class Copier:
         parts += [self._files(where, inline)] if inline else []
         return Prepared({**key, "origin": origin, "sources": vars(sources), "inline": _told(inline)}, parts)
 
-    def _from_context(self, action: CopyAction, place: Place, key: dict[str, Any]) -> Prepared:
-        chosen = self._context.choose(
+    def _from_context(self, action: CopyAction, place: Place, context: BuildContext, key: dict[str, Any]) -> Prepared:
+        chosen = context.choose(
             action.sources,
             lambda source: self._no_such(action, place, source),
             parents=action.parents,

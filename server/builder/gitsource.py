@@ -45,6 +45,9 @@ MAX_DEPTH = 10
 MAX_SUBMODULES = 1000
 """How many a repository may have, those of its submodules included."""
 
+Add = Callable[[tarfile.TarInfo, IO[bytes] | None], None]
+"""Takes a file, directory or link, with its content where it is a file."""
+
 
 @dataclass(frozen=True)
 class GitSource:
@@ -58,7 +61,7 @@ class GitSource:
     @property
     def called(self) -> str:
         """How errors call it."""
-        return self.name or self.url
+        return self.name or f"ADD {self.url}"
 
     def tree(self, commit: str) -> str:
         """What git calls the directory's tree in a commit."""
@@ -91,7 +94,7 @@ class Git:
         """The commit that is meant now. Raises NotFound, Unavailable, DataLoss (not the checksum), FailedPrecondition without git."""
         commit = source.ref if COMMIT.fullmatch(source.ref) else self._look_up(source)
         if checksum and commit != checksum:
-            raise DataLoss(f"ADD {source.called}: {source.ref} is commit {commit}, not {checksum}", url=source.url)
+            raise DataLoss(f"{source.called}: {source.ref} is commit {commit}, not {checksum}", url=source.url)
         return commit
 
     def _look_up(self, source: GitSource) -> str:
@@ -103,7 +106,7 @@ class Git:
         commit = next((found[name] for name in names if name in found), "")
         if not COMMIT.fullmatch(commit):
             raise NotFound(
-                f"ADD {source.called}: there is no branch or tag {ref}",
+                f"{source.called}: there is no branch or tag {ref}",
                 hint="a commit is named by all of its 40 digits",
                 url=source.url,
             )
@@ -115,16 +118,27 @@ class Git:
 
         def feed(pipe: RawIOBase) -> None:
             with _tar(pipe) as tar:
-                packing = _Packing(tar, [re.compile(each) for each in exclude])
-                with self._fetched(source, commit) as repository:
-                    seconds = int(self._git(source, "log", "-1", "--format=%ct", commit, at=repository))
-                    packing.time = seconds if self._clamp is None else min(seconds, self._clamp)
-                    self._pack(source, commit, repository, packing, "")
+                packing = _Packing(tar.addfile, [re.compile(each) for each in exclude])
+                with self._packed(source, commit, packing) as repository:
                     if keep:
                         self._make_worktree(source, commit, repository)
                         tar.add(repository, ".git", filter=packing.plain)
 
         return feed
+
+    def read(self, source: GitSource, commit: str, add: Add) -> None:
+        """Hand the commit's files to `add`, one after the other."""
+        with self._packed(source, commit, _Packing(add, [])):
+            pass
+
+    @contextmanager
+    def _packed(self, source: GitSource, commit: str, packing: _Packing) -> Iterator[Path]:
+        """The repository of a commit whose files have been packed."""
+        with self._fetched(source, commit) as repository:
+            seconds = int(self._git(source, "log", "-1", "--format=%ct", commit, at=repository))
+            packing.time = seconds if self._clamp is None else min(seconds, self._clamp)
+            self._pack(source, commit, repository, packing)
+            yield repository
 
     def _pack(
         self, source: GitSource, commit: str, repository: Path, packing: _Packing, prefix: str = "", depth: int = 0
@@ -133,13 +147,13 @@ class Git:
         for member, file in self._files(source, commit, repository):
             member.name = f"{prefix}{member.name}"
             if not packing.leaves_out(member.name):
-                packing.tar.addfile(packing.plain(member), file)
+                packing.add(packing.plain(member), file)
         wanted = [
             each for each in self._links(source, commit, repository) if not packing.leaves_out(prefix + each.path)
         ]
         packing.submodules += len(wanted)
         if packing.submodules > MAX_SUBMODULES or (wanted and depth == MAX_DEPTH):
-            raise ResourceExhausted(f"ADD {source.called}: too many submodules", url=source.url)
+            raise ResourceExhausted(f"{source.called}: too many submodules", url=source.url)
         for link, module in self._submodules(source, commit, repository, wanted):
             with self._fetched(module, link.commit) as fetched:
                 self._pack(module, link.commit, fetched, packing, f"{prefix}{link.path}/", depth + 1)
@@ -169,7 +183,7 @@ class Git:
             except ValueError as error:
                 what = f"{name} at {shown(module.url)}" if module.url else name
                 hint = "leave it out with --exclude"
-                raise InvalidArgument(f"ADD {what}: {error}", hint=hint, url=source.url) from None
+                raise InvalidArgument(f"{what}: {error}", hint=hint, url=source.url) from None
         return found
 
     @contextmanager
@@ -233,7 +247,7 @@ class Git:
                     cwd=home,
                 )
             except FileNotFoundError:
-                message = f"ADD {source.called}: the daemon's host has no git"
+                message = f"{source.called}: the daemon's host has no git"
                 raise FailedPrecondition(message, reason="GIT_MISSING", hint="install git there") from None
 
             def fail(why: str) -> None:
@@ -257,12 +271,10 @@ class Git:
 
 def _failure(source: GitSource, said: str) -> Exception:
     if "not a tree object" in said or "not a valid object name" in said.lower():
-        return NotFound(
-            f"ADD {source.called}: there is no directory {source.directory} in {source.ref}", url=source.url
-        )
+        return NotFound(f"{source.called}: there is no directory {source.directory} in {source.ref}", url=source.url)
     if "not found" in said or "not our ref" in said:
-        return NotFound(f"ADD {source.called}: {said}", url=source.url)
-    return Unavailable(f"ADD {source.called}: {said}", url=source.url)
+        return NotFound(f"{source.called}: {said}", url=source.url)
+    return Unavailable(f"{source.called}: {said}", url=source.url)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -286,10 +298,10 @@ def _tar(pipe: RawIOBase) -> Iterator[tarfile.TarFile]:
 
 
 class _Packing:
-    """One ADD's tar: what it leaves out, and the time of all that is in it."""
+    """Where files go: what is left out, and the time of all that is not."""
 
-    def __init__(self, tar: tarfile.TarFile, excluded: Sequence[re.Pattern[str]]) -> None:
-        self.tar = tar
+    def __init__(self, add: Add, excluded: Sequence[re.Pattern[str]]) -> None:
+        self.add = add
         self.time = 0
         self.submodules = 0
         self._excluded = excluded

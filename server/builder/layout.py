@@ -19,7 +19,7 @@ from moorage.server.builder.instructions import Command, Instruction
 from moorage.server.builder.lexer import Line
 from moorage.server.builder.parse import parse_trigger
 from moorage.server.builder.patterns import expression
-from moorage.server.builder.plan import PROXIES, Plan, Stage
+from moorage.server.builder.plan import PROXIES, Origin, Plan, Stage
 from moorage.server.builder.runmounts import RunMount
 from moorage.server.builder.source import Place
 from moorage.server.builder.words import Expander, WordError
@@ -44,8 +44,8 @@ class RunAction:
     user: str
     network: str = ""
     mounts: tuple[RunMount, ...] = ()
-    origins: tuple[int | str | None, ...] = ()
-    """For every mount: the stage or image it shows; None for the context, or where it shows none."""
+    origins: tuple[Origin | None, ...] = ()
+    """For every mount: what it shows; None for the context, or where it shows none."""
     script: str = ""
     hidden: tuple[str, ...] = ()
 
@@ -60,7 +60,7 @@ class InlineFile:
 
 @dataclass(frozen=True)
 class CopyAction:
-    """Copy `sources` (of a stage, an image, or with `origin` None of the context), `urls` and `inline` files to `target`.
+    """Copy `sources` (of `origin`, or with None of the context), `urls` and `inline` files to `target`.
 
     `target` is absolute, with a slash at the end where it must be a directory. `unpack`: local archives are unpacked (ADD). With
     `parents` the directories of sources are kept, from a `/./` in them on. `exclude` are regular expressions of names below the target.
@@ -71,7 +71,7 @@ class CopyAction:
     urls: tuple[str, ...]
     inline: tuple[InlineFile, ...]
     target: str
-    origin: int | str | None = None
+    origin: Origin | None = None
     owner: str = ""
     mode: str = ""
     unpack: bool = False
@@ -324,7 +324,7 @@ class _Layouter:
         documents = "".join(f"\n{document.text}{document.name}" for document in each.heredocs)
         return (*self._spec.shell, f"{text}{documents}\n"), ""
 
-    def _origin(self, text: str, place: Place, flag: str) -> int | str | None:
+    def _origin(self, text: str, place: Place, flag: str) -> Origin | None:
         if not text:
             return None
         origin = self._plan.origin(text, self._stage.index, place, flag)

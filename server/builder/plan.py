@@ -32,8 +32,20 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
+class NamedContext:
+    """Files that were given beside the context (`--build-context`), by their name in lower case."""
+
+    name: str
+
+
+Origin = int | str | NamedContext
+"""What files are taken from: an earlier stage by its index, an image, or a named context."""
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One FROM with what follows it. `parent` is the stage it begins with; without, `image` (`scratch`: nothing)."""
+    """One FROM with what follows it. `parent` is the stage it begins with; without, the files of `context`, or `image` (`scratch`:
+    nothing)."""
 
     index: int
     name: str
@@ -42,6 +54,7 @@ class Stage:
     image: str
     parent: int | None
     instructions: tuple[Instruction, ...]
+    context: NamedContext | None = None
 
     @property
     def label(self) -> str:
@@ -63,20 +76,39 @@ class Plan:
     escape: str
     unused: tuple[str, ...] = ()
     """Build arguments that no ARG takes."""
-    names: dict[str, int] = field(default_factory=dict)
+    names: _Names = field(default_factory=lambda: _Names({}))
 
-    def origin(self, text: str, before: int, place: Place, flag: str) -> int | str:
-        """What `--from=text` of a stage means: the index of an earlier stage, or an image. Raises InvalidArgument."""
+    def origin(self, text: str, before: int, place: Place, flag: str) -> Origin:
+        """What `--from=text` of a stage means. Raises InvalidArgument."""
         return _origin(text, before, place, flag, self.names, len(self.stages))
 
 
+@dataclass(frozen=True)
+class _Names:
+    """What names mean: `contexts` (see `plan`) before `stages`."""
+
+    contexts: Mapping[str, str]
+    stages: dict[str, int] = field(default_factory=dict)
+
+    def given(self, text: str) -> str | NamedContext | None:
+        """The image or the files that a name was given, if it was."""
+        name = text.lower()
+        return self.contexts[name] or NamedContext(name) if name in self.contexts else None
+
+
 def plan(
-    dockerfile: Dockerfile, *, target: str = "", arguments: Mapping[str, str] | None = None, platform: Platform
+    dockerfile: Dockerfile,
+    *,
+    target: str = "",
+    arguments: Mapping[str, str] | None = None,
+    contexts: Mapping[str, str] | None = None,
+    platform: Platform,
 ) -> Plan:
-    """Arrange a Dockerfile's stages. Raises InvalidArgument with the place."""
+    """Arrange a Dockerfile's stages. `contexts` are names that mean an image, or (empty) files. Raises InvalidArgument with the place."""
     given = dict(arguments or {})
     known, rest = _global_arguments(dockerfile, given, platform)
-    stages, names = _stages(dockerfile, rest, known, platform)
+    names = _Names({name.lower(): image for name, image in (contexts or {}).items()})
+    stages = _stages(dockerfile, rest, known, platform, names)
     chosen = _target(target, stages, names, dockerfile)
     needed = _needed(stages, chosen, names)
     taken = {name for each in dockerfile.instructions if isinstance(each, ins.Arg) for name, _ in each.pairs}
@@ -111,24 +143,29 @@ def _global_arguments(
 
 
 def _stages(
-    dockerfile: Dockerfile, rest: Sequence[Instruction], known: Mapping[str, str], platform: Platform
-) -> tuple[tuple[Stage, ...], dict[str, int]]:
+    dockerfile: Dockerfile, rest: Sequence[Instruction], known: Mapping[str, str], platform: Platform, names: _Names
+) -> tuple[Stage, ...]:
+    """The stages, whose names are added to `names`."""
     starts = [number for number, each in enumerate(rest) if isinstance(each, ins.From)]
     stages: list[Stage] = []
-    names: dict[str, int] = {}
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(rest)], strict=True)):
         head = rest[start]
         assert isinstance(head, ins.From)
         image = _image(head, known, dockerfile.escape, platform)
-        parent = names.get(image.lower())
-        stages.append(Stage(index, head.name, head.place, head.text, image, parent, tuple(rest[start + 1 : end])))
-        if head.name in names:
-            raise head.place.error(f"FROM … AS {head.name}: {stages[names[head.name]].place} has that name already")
+        given = names.given(image)
+        context = given if isinstance(given, NamedContext) else None
+        parent = names.stages.get(image.lower()) if given is None else None
+        image = given if isinstance(given, str) else image
+        instructions = tuple(rest[start + 1 : end])
+        stages.append(Stage(index, head.name, head.place, head.text, image, parent, instructions, context))
+        if head.name in names.stages:
+            other = stages[names.stages[head.name]].place
+            raise head.place.error(f"FROM … AS {head.name}: {other} has that name already")
         if head.name:
-            names[head.name] = index
+            names.stages[head.name] = index
     for stage in stages:
         _check_references(stage, names, len(stages))
-    return tuple(stages), names
+    return tuple(stages)
 
 
 def _image(head: ins.From, known: Mapping[str, str], escape: str, platform: Platform) -> str:
@@ -142,15 +179,17 @@ def _image(head: ins.From, known: Mapping[str, str], escape: str, platform: Plat
     return image
 
 
-def _target(target: str, stages: Sequence[Stage], names: Mapping[str, int], dockerfile: Dockerfile) -> int:
+def _target(target: str, stages: Sequence[Stage], names: _Names, dockerfile: Dockerfile) -> int:
     if not target:
         return len(stages) - 1
-    if target.lower() in names:
-        return names[target.lower()]
+    if target.lower() in names.stages:
+        return names.stages[target.lower()]
     if target.isascii() and target.isdigit() and int(target) < len(stages):
         return int(target)
     raise InvalidArgument(
-        f"{dockerfile.file}: target {target}: no such stage{suggestion(target, names)}", field="target", target=target
+        f"{dockerfile.file}: target {target}: no such stage{suggestion(target, names.stages)}",
+        field="target",
+        target=target,
     )
 
 
@@ -167,13 +206,16 @@ def references(stage: Stage) -> list[tuple[str, Place, str]]:
     return found
 
 
-def _check_references(stage: Stage, names: Mapping[str, int], count: int) -> None:
+def _check_references(stage: Stage, names: _Names, count: int) -> None:
     for text, place, flag in references(stage):
         _origin(text, stage.index, place, flag, names, count)
 
 
-def _origin(text: str, before: int, place: Place, flag: str, names: Mapping[str, int], count: int) -> int | str:
-    index = names.get(text.lower())
+def _origin(text: str, before: int, place: Place, flag: str, names: _Names, count: int) -> Origin:
+    given = names.given(text)
+    if given is not None:
+        return given
+    index = names.stages.get(text.lower())
     if index is None and text.isascii() and text.isdigit():
         index = int(text)
         if index >= count:
@@ -183,13 +225,15 @@ def _origin(text: str, before: int, place: Place, flag: str, names: Mapping[str,
             what = "that is the stage itself" if index == before else "that stage comes later"
             raise place.error(f"{flag}: {what}")
         return index
-    near = suggestion(text.lower(), [name for name, number in names.items() if number < before])
+    near = suggestion(
+        text.lower(), [*names.contexts, *(name for name, number in names.stages.items() if number < before)]
+    )
     if near and _BARE.fullmatch(text):
         raise place.error(f"{flag}: no such stage{near}", "an image of that name is written with its tag")
     return text
 
 
-def _needed(stages: Sequence[Stage], target: int, names: Mapping[str, int]) -> tuple[int, ...]:
+def _needed(stages: Sequence[Stage], target: int, names: _Names) -> tuple[int, ...]:
     needed, pending = set[int](), [target]
     while pending:
         index = pending.pop()

@@ -11,21 +11,21 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from moorage.server.builder.agents import Agents
 from moorage.server.builder.base import BuildOptions, House, RunSpec
-from moorage.server.builder.cache import BuildCache, key_of
+from moorage.server.builder.cache import BuildCache, CacheEntry, key_of
 from moorage.server.builder.context import BuildContext
 from moorage.server.builder.copying import Copier
 from moorage.server.builder.imagespec import ImageSpec
 from moorage.server.builder.known import KnownSteps
 from moorage.server.builder.layout import Action, CopyAction, DirectoryAction, RunAction, Step, lay_out
 from moorage.server.builder.parse import parse
-from moorage.server.builder.plan import SCRATCH, Plan, Stage, plan
+from moorage.server.builder.plan import SCRATCH, NamedContext, Origin, Plan, Stage, plan
 from moorage.server.builder.progress import BuildEvent, StepBegun, StepEnded, StepOutput, Warned
 from moorage.server.builder.running import Furnished, Given, Shown, Workshop, told
 from moorage.server.builder.source import Place
@@ -54,14 +54,14 @@ class Tools:
 
 
 class Build:
-    """One build, on an event loop. `emit` takes its progress."""
+    """One build, on an event loop. `contexts` are by their names, that of the build's own is empty; `emit` takes its progress."""
 
     def __init__(
         self,
         tools: Tools,
         house: House,
         options: BuildOptions,
-        context: BuildContext,
+        contexts: Mapping[str, BuildContext],
         agents: Agents,
         emit: Emit,
         cancel: CancelToken,
@@ -69,12 +69,12 @@ class Build:
         self._tools = tools
         self._house = house
         self._options = options
-        self._context = context
+        self._contexts = contexts
         self._given = Given(options.secrets, agents)
         self._emit = emit
         self._cancel = cancel
         self._plan = planned(options, tools.platform)
-        self._copier = Copier(tools.graph, tools.trees, context, tools.workshop.repositories, options.epoch, cancel)
+        self._copier = Copier(tools.graph, tools.trees, tools.workshop.repositories, options.epoch, cancel)
         self._ids = itertools.count(1)
         self._stages: dict[int, asyncio.Task[StageState]] = {}
         self._images: dict[str, asyncio.Task[Image]] = {}
@@ -170,11 +170,22 @@ class Build:
     async def _base(self, stage: Stage, total: int) -> StageState:
         if stage.parent is not None:
             return (await self._stage(stage.parent)).copy()
+        if stage.context is not None:
+            return await self._base_of_files(stage, self._contexts[stage.context.name])
         if stage.image.lower() == SCRATCH:
             return StageState(ImageSpec(), created_ns=(self._options.epoch or 0) * 10**9)
         async with self._step(f"[{stage.label} 1/{total}] {stage.text}", stage.label) as progress:
             image = await self._image(stage.image, stage.place, progress.status)
             return cast(StageState, await self._house.blocking(of_image, self._tools.graph, image, stage.image))
+
+    async def _base_of_files(self, stage: Stage, context: BuildContext) -> StageState:
+        """A stage that begins with the files of a named context."""
+        state = StageState(ImageSpec(), created_ns=(self._options.epoch or 0) * 10**9)
+        entry = await self._layer_of(context, "", stage.place)
+        if entry.blob is not None:
+            state.add_layer(entry.blob, state.created_ns)
+            state.add_history(stage.text, empty=False)
+        return state
 
     async def _image(self, reference: str, place: Place, status: Callable[[str], None]) -> Image:
         """An image by reference, looked up once in a build."""
@@ -238,7 +249,7 @@ class Build:
         return _Work(key, lambda: self._run(action, shown, step.place, state, progress))
 
     async def _prepare_copy(self, place: Place, action: CopyAction, state: StageState, progress: _Progress) -> _Work:
-        origin = await self._view(action.origin, place, progress)
+        origin = await self._origin(action.origin, place, progress)
         if action.link:
             action = await self._house.blocking(self._copier.with_numbers, action, place, state.chain_id)
         with _placed(place):
@@ -253,10 +264,12 @@ class Build:
 
         return _Work(prepared.key, make, linked=action.link)
 
-    async def _view(self, origin: int | str | None, place: Place, progress: _Progress) -> str:
-        """The chain ID of what `--from` means; empty for the context."""
+    async def _origin(self, origin: Origin | None, place: Place, progress: _Progress) -> str | BuildContext:
+        """The chain ID of what `--from` means, or the context."""
         if origin is None:
-            return ""
+            return self._contexts[""]
+        if isinstance(origin, NamedContext):
+            return self._contexts[origin.name]
         if isinstance(origin, int):
             chain_id = (await self._stage(origin)).chain_id
         else:
@@ -332,17 +345,24 @@ class Build:
             return Shown()
         path = mount.source.strip("/").removeprefix("./")
         path = "" if path == "." else path
-        if origin is not None:
-            return Shown(view=await self._view(origin, place, progress), path=path)
-        return await self._shown_of_context(path, place)
+        files = await self._origin(origin, place, progress)
+        return Shown(view=files, path=path) if isinstance(files, str) else await self._shown_of(files, path, place)
 
-    async def _shown_of_context(self, path: str, place: Place) -> Shown:
-        """The context, or a file or directory of it, as a layer of its own that is shown."""
-        entry = self._context.get(path) if path else None
-        if path and (entry is None or entry.kind == "link" or self._context.leads_through_link(path)):
+    async def _shown_of(self, context: BuildContext, path: str, place: Place) -> Shown:
+        """A context, or a file or directory of it, as a layer of its own that is shown."""
+        entry = context.get(path) if path else None
+        if path and (entry is None or entry.kind == "link" or context.leads_through_link(path)):
             raise place.error(f"RUN --mount=type=bind,source={path}: no such file or directory in the context")
+        found = await self._layer_of(context, path, place)
+        if entry is None or entry.kind == "directory":
+            return Shown(view=found.chain_id, path=path)
+        (mount,) = self._tools.graph.driver.view(found.chain_id)
+        return Shown(path=found.chain_id, host=f"{mount.source}/{path}")
+
+    async def _layer_of(self, context: BuildContext, path: str, place: Place) -> CacheEntry:
+        """A layer of a context, or of a file or directory of it."""
         action = CopyAction("RUN --mount", (path or ".",), (), (), "/" if not path else f"/{path}")
-        prepared = await self._house.blocking(self._copier.prepare, action, place, "")
+        prepared = await self._house.blocking(self._copier.prepare, action, place, context)
         key = key_of("", prepared.key)
         found = self._tools.cache.find(key)
         if found is None:
@@ -351,10 +371,7 @@ class Build:
                 key, made.layer.chain_id, made.blob, text=f"context {path}", created_ns=time.time_ns()
             )
         self._known.use(key)
-        if entry is None or entry.kind == "directory":
-            return Shown(view=found.chain_id, path=path)
-        (mount,) = self._tools.graph.driver.view(found.chain_id)
-        return Shown(path=found.chain_id, host=f"{mount.source}/{path}")
+        return found
 
     # --- progress -----------------------------------------------------------------------------------------------------
 
@@ -399,7 +416,9 @@ class _Work:
 def planned(options: BuildOptions, platform: Platform) -> Plan:
     """Read and arrange a Dockerfile. Raises InvalidArgument with the place."""
     dockerfile = parse(options.dockerfile, options.file)
-    return plan(dockerfile, target=options.target, arguments=options.arguments, platform=platform)
+    return plan(
+        dockerfile, target=options.target, arguments=options.arguments, contexts=options.contexts, platform=platform
+    )
 
 
 def _spec(id: str, action: RunAction, furnished: Furnished, state: StageState, network: str) -> RunSpec:

@@ -24,10 +24,11 @@ from moorage.server.engine.job import Command, StreamCommand
 
 @dataclass(frozen=True)
 class Listed:
-    """Some of the context's files; with `last` there are no more."""
+    """Some of a context's files, of the build's own where `context` is empty; with `last` there are no more."""
 
     entries: tuple[ContextEntry, ...]
     last: bool = False
+    context: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
 from moorage.server.builder.agents import Agents
 from moorage.server.builder.context import BuildContext
+from moorage.server.builder.gitsource import Git
+from moorage.server.builder.remote import fetched
 from moorage.server.builder.run import Build, Tools, first_of, planned
 from moorage.server.cancel import CancelToken
 from moorage.server.engine import buildcommands as b
@@ -22,6 +24,8 @@ from moorage.server.model import Image
 
 BATCH = 10_000
 """Digests in one message."""
+MAX_DOCKERFILE = 4 << 20
+"""Bytes of a Dockerfile that is read here."""
 
 
 class Builds:
@@ -34,19 +38,37 @@ class Builds:
     async def build(self, job: Job, command: b.Build) -> AsyncIterator[b.BuildEvent]:
         """Ask for what is lacking of the context, then build. A reader that goes away stops it."""
         options = replace(command.options, tags=tuple(self._parts.images.tag_of(tag) for tag in command.tags))
-        planned(options, self._tools.platform)
+        if options.dockerfile or "" not in options.repositories:
+            planned(options, self._tools.platform)
         cancel = CancelToken()
         with self._tools.graph.lease(), job.cancel.on_cancel(lambda: cancel.cancel("the build was cancelled")):
             job.stage("context")
-            context = BuildContext([entry async for entry in _listed(command.inputs)])
-            receiver = Receiver(self._tools.graph.content, context)
+            contexts = await _listed(command.inputs, options)
+            receiver = Receiver(self._tools.graph.content, contexts.values())
             wanted = await self._parts.engine.blocking(Lane.DISK, receiver.begin)
             for at in range(0, max(1, len(wanted)), BATCH):
                 yield b.Wanted(tuple(wanted[at : at + BATCH]), last=at + BATCH >= len(wanted))
             await self._receive(receiver, command.inputs)
+            contexts |= await self._parts.engine.blocking(Lane.TRANSFER, self._fetch, options, cancel)
+            if not options.dockerfile:
+                options = replace(options, dockerfile=self._dockerfile(options, contexts[""]))
             job.stage("build")
-            async for event in self._run(job, options, context, command.inputs, cancel):
+            async for event in self._run(job, options, contexts, command.inputs, cancel):
                 yield event
+
+    def _fetch(self, options: b.BuildOptions, cancel: CancelToken) -> dict[str, BuildContext]:
+        """The contexts that come from repositories."""
+        git = Git(self._tools.workshop.repositories, options.epoch, cancel)
+        return {name: fetched(url, git, self._tools.graph.content) for name, url in options.repositories.items()}
+
+    def _dockerfile(self, options: b.BuildOptions, context: BuildContext) -> bytes:
+        """The Dockerfile of a context that was fetched."""
+        entry = context.get(options.file)
+        if entry is None or entry.kind != "file":
+            raise InvalidArgument(
+                f"context {options.repositories['']}: there is no file {options.file} in it", field="file_name"
+            )
+        return self._tools.graph.content.read(entry.digest, MAX_DOCKERFILE)
 
     async def _receive(self, receiver: Receiver, inputs: AsyncIterator[b.BuildInput]) -> None:
         with receiver:
@@ -62,14 +84,14 @@ class Builds:
         self,
         job: Job,
         options: b.BuildOptions,
-        context: BuildContext,
+        contexts: Mapping[str, BuildContext],
         inputs: AsyncIterator[b.BuildInput],
         cancel: CancelToken,
     ) -> AsyncIterator[b.BuildEvent]:
         queue = EventQueue()
         house = BuildHouse(self._parts, job.context, queue, cancel)
         agents = Agents(options.agents, queue.put, queue.room)
-        build = Build(self._tools, house, options, context, agents, queue.put, cancel)
+        build = Build(self._tools, house, options, contexts, agents, queue.put, cancel)
         task = asyncio.get_running_loop().create_task(_with_agents(build, agents, inputs))
         task.add_done_callback(lambda _: queue.close())
         try:
@@ -115,24 +137,29 @@ async def _with_agents(build: Build, agents: Agents, inputs: AsyncIterator[b.Bui
     return image
 
 
-async def _listed(inputs: AsyncIterator[b.BuildInput]) -> AsyncIterator[b.ContextEntry]:
-    """The context's list, to its end."""
+async def _listed(inputs: AsyncIterator[b.BuildInput], options: b.BuildOptions) -> dict[str, BuildContext]:
+    """The contexts that the client lists, by name."""
+    names = {"", *(name for name, image in options.contexts.items() if not image)} - options.repositories.keys()
+    entries: dict[str, list[b.ContextEntry]] = {name: [] for name in names}
     async for item in inputs:
         if not isinstance(item, b.Listed):
             raise InvalidArgument("a file's contents came before the list of the context was complete", field="context")
-        for entry in item.entries:
-            yield entry
+        if item.entries and item.context not in entries:
+            raise InvalidArgument(
+                f"files were listed of a context {item.context[:80]!r}, which has none", field="list.context"
+            )
+        entries.get(item.context, []).extend(item.entries)
         if item.last:
-            return
+            return {name: BuildContext(listed) for name, listed in entries.items()}
     raise InvalidArgument("the list of the context has no end", field="context")
 
 
 class Receiver:
-    """Files of a context on their way into the content store. Blocking; a context manager."""
+    """Files of contexts on their way into the content store. Blocking; a context manager."""
 
-    def __init__(self, content: ContentStore, context: BuildContext) -> None:
+    def __init__(self, content: ContentStore, contexts: Iterable[BuildContext]) -> None:
         self._content = content
-        self._sizes = context.files()
+        self._sizes = {digest: size for context in contexts for digest, size in context.files().items()}
         self.lacking: set[str] = set()
         self._stack = ExitStack()
         self._digest = ""

@@ -48,6 +48,13 @@ def directory(tmp_path: Path) -> Path:
             ("-o", "type=oci,dest=x"),
             "--output type=oci,dest=x: DIRECTORY, -, type=local,dest=DIRECTORY or type=tar,dest=FILE",
         ),
+        (("--build-context", "x=target:y"), "--build-context x=target:y: target:y is not a directory"),
+        (
+            ("--build-context", "x=oci-layout://y"),
+            "NAME=DIRECTORY, NAME=docker-image://IMAGE, or NAME=URL of a git repository",
+        ),
+        (("--build-context", "x=docker-image://"), "--build-context x=docker-image://: NAME=DIRECTORY"),
+        (("--build-context", "x"), "--build-context x: NAME=DIRECTORY"),
         (("-o", "type=tar"), "--output type=tar: DIRECTORY, -"),
         (("-o", "type=local,dest=-"), "--output type=local,dest=-: DIRECTORY, -"),
         (("-o", "x", "--iidfile", "y"), "--iidfile with --output: without --tag no image is made"),
@@ -72,6 +79,27 @@ def test_a_context_without_a_dockerfile(daemon: FakeDaemon, tmp_path: Path, capf
     (tmp_path / "empty").mkdir()
     assert main(["-H", daemon.url, "build", str(tmp_path / "empty")]) == 1
     assert "empty/Dockerfile: no such file or directory" in capfd.readouterr().err
+
+
+def test_contexts_that_are_not_listed(daemon: FakeDaemon, directory: Path) -> None:
+    def answer(requests: Iterator[build_pb2.BuildRequest], _: object) -> Iterator[build_pb2.BuildResponse]:
+        while not next(requests).list.last:
+            pass
+        yield build_pb2.BuildResponse(image=image_pb2.Image(id=DIGEST))
+
+    daemon.script["Build"] = answer
+    options = ("--build-context", "i=docker-image://x:1", "--build-context", f"d={directory}", "-f", "sub//Dockerfile")
+    assert main(["-H", daemon.url, "build", "-q", *options, "github.com/a/b.git#main"]) == 0
+    opened, *listed = daemon.requests("Build")
+    assert opened.open == build_pb2.BuildOpen(
+        file_name="sub/Dockerfile",
+        context_url="https://github.com/a/b.git#main",
+        build_contexts={"i": "docker-image://x:1", "d": ""},
+    )
+    assert [(each.list.context, [file.path for file in each.list.files], each.list.last) for each in listed] == [
+        ("d", ["Dockerfile"], False),
+        ("", [], True),
+    ]
 
 
 def test_prune(daemon: FakeDaemon, capfd: Capture) -> None:

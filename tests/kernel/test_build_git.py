@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.building import Project, daemon
+from tests.building import BASE, Built, Project, daemon
 from tests.daemon import Daemon
 from tests.registry import LoopbackRegistry
 
@@ -231,6 +231,40 @@ def test_submodules_that_cannot_be_had(
     assert f"Dockerfile:2: ADD {url}: {message}" in built.error
     assert list((project.daemon.root / "build" / "repositories").iterdir()) == []
     assert project.build(f"FROM BASE\nADD --exclude=deps {url} /x\n").code == 0
+
+
+def test_a_context_that_is_a_repository(project: Project, repository: Repository, url: str) -> None:
+    library = other(repository, "library")
+    (repository.directory / "Dockerfile").write_text(f"FROM {BASE}\nCOPY . /src/\nCOPY --from=more version /more\n")
+    (repository.directory / "sub" / "Dockerfile").write_text(f"FROM {BASE}\nCOPY script /\n")
+    (repository.directory / ".gitattributes").write_text("*.md export-ignore\n")
+    (repository.directory / "a.md").write_text("here")
+    repository.git("add", "-A")
+    commit = with_submodules(repository, {"deps": ("../library.git", library.head)})
+    more = ("--build-context", f"more={url}#v1")
+    cli, out = project.daemon.cli, project.run
+    cli("build", "-t", "app:1", *more, url)
+    look = "cat /src/version /src/deps/version /src/a.md /more; stat -c '%a %u %Y' /src/sub/script; readlink /src/link"
+    assert out("sh", "-c", look).split() == ["22here1755", "0", "1700000000", "sub/script"]
+    # Sources that are all the same are found done.
+    again = Built(cli("build", "--progress", "json", "-t", "app:1", *more, f"{url}#{commit}"))
+    assert (again.steps["COPY . /src/"], again.steps["COPY --from=more version /more"]) == ("cached", "cached")
+    cli("build", "-t", "app:2", f"{url}#main:sub")
+    assert out("cat", "/script", tag="app:2") == "#!/bin/sh"
+    wrong = cli("build", "-t", "app:3", "-f", "sub/../sub/Dockerfile", url, check=False).stderr
+    assert "Dockerfile:2: COPY script: no such file in the context" in wrong
+    cli("build", "-t", "app:4", "-f", "-", url, stdin=f"FROM {BASE}\nCOPY version /\n")
+    assert out("cat", "/version", tag="app:4") == "2"
+    for context, message in (
+        (f"{url}#v1", f"context {url}#v1: there is no file Dockerfile in it"),
+        (f"{url}#lost", f"context {url}#lost: there is no branch or tag lost"),
+        (
+            "git@example.com:x.git",
+            "context git@example.com:x.git: only git repositories over http and https are fetched",
+        ),
+    ):
+        assert message in cli("build", context, check=False).stderr
+    assert list((project.daemon.root / "build" / "repositories").iterdir()) == []
 
 
 def test_a_host_without_git(registry: LoopbackRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

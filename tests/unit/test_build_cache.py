@@ -136,7 +136,7 @@ def digest(data: bytes) -> str:
 
 def receiver(root: Path, *contents: bytes) -> Receiver:
     entries = [ContextEntry(f"f{n}", "file", 0o644, len(data), 0, digest(data)) for n, data in enumerate(contents)]
-    return Receiver(ContentStore(root), BuildContext(entries))
+    return Receiver(ContentStore(root), [BuildContext(entries)])
 
 
 def test_contents_come_in_pieces_and_are_asked_for_once(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class BuildRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildOpen(_message.Message):
-    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files")
+    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files", "build_contexts", "context_url")
     class BuildArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,13 @@ class BuildOpen(_message.Message):
         key: str
         value: bytes
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class BuildContextsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     DOCKERFILE_FIELD_NUMBER: _ClassVar[int]
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +88,8 @@ class BuildOpen(_message.Message):
     SSH_FIELD_NUMBER: _ClassVar[int]
     CACHE_TO_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    BUILD_CONTEXTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_URL_FIELD_NUMBER: _ClassVar[int]
     dockerfile: bytes
     file_name: str
     tags: _containers.RepeatedScalarFieldContainer[str]
@@ -97,7 +106,9 @@ class BuildOpen(_message.Message):
     ssh: _containers.RepeatedScalarFieldContainer[str]
     cache_to: _containers.RepeatedCompositeFieldContainer[BuildCacheExport]
     files: bool
-    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ...) -> None: ...
+    build_contexts: _containers.ScalarMap[str, str]
+    context_url: str
+    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ..., build_contexts: _Optional[_Mapping[str, str]] = ..., context_url: _Optional[str] = ...) -> None: ...
 
 class BuildCacheExport(_message.Message):
     __slots__ = ("reference", "all_stages")
@@ -120,12 +131,14 @@ class BuildAgentData(_message.Message):
     def __init__(self, connection: _Optional[int] = ..., id: _Optional[str] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class BuildContextList(_message.Message):
-    __slots__ = ("files", "last")
+    __slots__ = ("files", "last", "context")
     FILES_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     files: _containers.RepeatedCompositeFieldContainer[BuildContextFile]
     last: bool
-    def __init__(self, files: _Optional[_Iterable[_Union[BuildContextFile, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
+    context: str
+    def __init__(self, files: _Optional[_Iterable[_Union[BuildContextFile, _Mapping]]] = ..., last: _Optional[bool] = ..., context: _Optional[str] = ...) -> None: ...
 
 class BuildContextFile(_message.Message):
     __slots__ = ("path", "kind", "mode", "size_bytes", "modified_nanos", "digest", "target")
