@@ -22,18 +22,24 @@ log = logging.getLogger("moorage.runtimes")
 
 @dataclass(frozen=True)
 class Examined:
-    """An OCI runtime that is there. `version` is its own; `recursive_read_only`: it says that it knows such mounts."""
+    """An OCI runtime that is there. `version` is its own; `recursive_read_only`, `user_namespaces`: it says that it knows those."""
 
     runtime: OciRuntime
     version: str
     recursive_read_only: bool
+    user_namespaces: bool
 
 
 def examine(runtime: OciRuntime) -> Examined:
     """Ask a runtime what it is and can. Raises FailedPrecondition when it is not there, or says nothing."""
     version = _said(runtime, "--version")
     features = _features(runtime)
-    return Examined(runtime, version.partition("\n")[0].strip(), "rro" in (features.get("mountOptions") or ()))
+    return Examined(
+        runtime,
+        version.partition("\n")[0].strip(),
+        recursive_read_only="rro" in (features.get("mountOptions") or ()),
+        user_namespaces="user" in ((features.get("linux") or {}).get("namespaces") or ()),
+    )
 
 
 def lost(runtimes: Iterable[OciRuntime]) -> Iterator[str]:

@@ -31,8 +31,9 @@ MASKED_PATHS = """
 """
 READONLY_PATHS = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
 
-# (character device) null, zero, full, random, urandom, tty, console, ptmx and every pseudo-terminal
-CONTAINER_DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, -1))
+# (character device) null, zero, full, random, urandom, tty, console, ptmx; and the major number of every pseudo-terminal
+CONTAINER_DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2))
+_PSEUDO_TERMINALS = 136
 
 # What lets a user without privileges listen on port 80, and ping.
 NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
@@ -291,6 +292,8 @@ def _device_rules(privileged: bool, devices: Sequence[tuple[Mapping[str, Any], s
     rules += [{"allow": True, "type": kind, "access": "m"} for kind in "cb"]
     for major, minor in CONTAINER_DEVICES:
         rules.append({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"})
+    # Without a minor number it is all of them; crun knows no -1.
+    rules.append({"allow": True, "type": "c", "major": _PSEUDO_TERMINALS, "access": "rwm"})
     for device, access in devices:
         rules.append({"allow": True, "access": access, **{key: device[key] for key in ("type", "major", "minor")}})
     return rules

@@ -51,6 +51,11 @@ def outside(maps: Sequence[tuple[int, int, int]], number: int) -> int:
     raise ValueError(f"ID {number} is not mapped")
 
 
+def inside(maps: Sequence[tuple[int, int, int]], number: int) -> int:
+    """What an ID outside is inside. Raises ValueError when nothing is mapped to it."""
+    return outside([(host, within, size) for within, host, size in maps], number)
+
+
 def make(maps: IdMaps) -> int:
     """A new user namespace, as long as the descriptor is open."""
     with sleeper(maps, 0) as (pid, _pidfd):

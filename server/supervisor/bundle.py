@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -25,7 +24,9 @@ from moorage.server.libcontainer.channel import Credentials
 from moorage.server.libcontainer.command import environment_of
 from moorage.server.libcontainer.errors import StartError, doing
 from moorage.server.libcontainer.mounts import Mount
+from moorage.server.libcontainer.usernamespaces import IdMaps
 from moorage.server.libcontainer.validate import validate
+from moorage.server.supervisor import ocimounts
 
 SUFFIX = ".bundle"
 CONFIG = "config.json"
@@ -34,15 +35,14 @@ VERSION = "1.0.2"
 ROOT = "rootfs"
 MOUNTS = "mounts"
 
-_SHOWN = ("bind", "image", "tree")
-"""Kinds of mounts that the runtime gets as something to bind."""
 
-
-def make(directory: str, config: dict[str, Any], layers: Sequence[Mapping[str, Any]], pod: int) -> Credentials:
+def make(
+    directory: str, config: dict[str, Any], layers: Sequence[Mapping[str, Any]], pod: int, needed: Sequence[str]
+) -> dict[str, Any]:
     """Make the bundle `directory`, with `layers` for its root file system, in a new mount namespace of the caller's.
 
-    Answers whom its command is going to run as.
-    `config` is one of ours; the namespaces that the container shares are those of process `pod`. Raises StartError.
+    Answers its `process`, resolved. `config` is one of ours; the namespaces that the container shares are those of process
+    `pod`; `needed` is what else the runtime is going to look for, by absolute paths. Raises StartError.
     """
     validate(config)
     plan = rootfs.plan(config, layers)
@@ -51,32 +51,51 @@ def make(directory: str, config: dict[str, Any], layers: Sequence[Mapping[str, A
             os.mkdir(path, 0o700)
         syscalls.unshare(syscalls.CLONE_NEWNS)
     with ExitStack() as stack:
-        trees = _show(plan, stack)
+        maps = ocimounts.user_namespaces(plan, stack)
+        shift = (plan.id_maps, maps[plan.id_maps]) if plan.id_maps else None
+        trees = ocimounts.show(plan, maps, shift, stack)
         # It makes the namespace private, so that what is attached from now on spreads nowhere.
-        root = rootfs.mount_root(plan.layers)
+        root = rootfs.mount_root(plan.layers, shift)
         stack.callback(os.close, root)
-        _attach(root, f"{directory}/{ROOT}")
+        if plan.id_maps:
+            # A runtime makes the mounts from inside the user namespace, whose root is nobody outside.
+            ocimounts.open_way((f"{directory}/{ROOT}", f"{directory}/{MOUNTS}"), needed)
+        ocimounts.attach(root, f"{directory}/{ROOT}")
         for index, tree in trees.items():
-            _attach(tree, _target(directory, index, tree))
+            ocimounts.attach_anew(tree, f"{directory}/{MOUNTS}/{index}")
         process = resolved(config["process"], root)
     config = {
         **config,
         "ociVersion": VERSION,
         "process": process,
         "root": {**(config.get("root") or {}), "path": f"{directory}/{ROOT}"},
-        "mounts": list(_mounts(directory, config.get("mounts") or (), plan.mounts)),
+        "mounts": list(_mounts(directory, config.get("mounts") or (), plan)),
         "linux": _linux(config["linux"], plan.mounts, pod),
     }
     fd = os.open(f"{directory}/{CONFIG}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(fd, "w") as file:
         json.dump(config, file)
-    return credentials(process)
+    return process
 
 
 def credentials(process: Mapping[str, Any]) -> Credentials:
     """Whom an OCI `process` runs as, whose user is numbers."""
     user = process["user"]
     return user["uid"], user["gid"], tuple(user["additionalGids"])
+
+
+def stream_owner(process: Mapping[str, Any], linux: Mapping[str, Any]) -> int | None:
+    """Whom a resolved process's pipes must belong to, or it could not open /dev/stdout again; None where the runtime sees to that, as it
+    can unless it is inside a user namespace. Raises StartError.
+    """
+    maps = usernamespaces.parse(linux.get("uidMappings") or (), linux.get("gidMappings") or ())
+    if maps is None:
+        return None
+    uid = process["user"]["uid"]
+    try:
+        return usernamespaces.outside(maps.users, uid)
+    except ValueError as error:
+        raise StartError(f"user {uid} cannot be had in the user namespace: {error}") from error
 
 
 def remove(directory: str) -> None:
@@ -133,57 +152,32 @@ def _allowed(limit: Mapping[str, Any]) -> dict[str, Any]:
     return {**limit, "soft": soft & _UNSIGNED, "hard": hard & _UNSIGNED}
 
 
-def _show(plan: rootfs.Plan, stack: ExitStack) -> dict[int, int]:
-    """Detached mounts for those of the plan's that show something that is there already, by their place in it."""
-    maps = {}
-    for each in plan.all_id_maps():
-        maps[each] = usernamespaces.make(each)
-        stack.callback(os.close, maps[each])
-    trees = {
-        index: rootfs.clone_bind(mount, stack, maps) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"
-    }
-    for index, mount in enumerate(plan.mounts):
-        if mount.kind == "image":
-            trees[index] = rootfs.show_image(mount, None, stack)
-        elif mount.kind == "tree":
-            trees[index] = int(mount.source)
-    return trees
-
-
-def _target(directory: str, index: int, tree: int) -> str:
-    """Something to attach a tree at."""
-    path = f"{directory}/{MOUNTS}/{index}"
-    with doing("make", path):
-        if stat.S_ISDIR(os.fstat(tree).st_mode):
-            os.mkdir(path, 0o700)
-        else:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    return path
-
-
-def _attach(tree: int, path: str) -> None:
-    with doing("mount at", path):
-        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            syscalls.move_mount(tree, target)
-        finally:
-            os.close(target)
-
-
-def _mounts(
-    directory: str, given: Sequence[Mapping[str, Any]], planned: Sequence[Mount]
-) -> Iterator[Mapping[str, Any]]:
-    for index, (entry, mount) in enumerate(zip(given, planned, strict=True)):
-        if mount.kind not in _SHOWN:
-            yield entry
+def _mounts(directory: str, given: Sequence[Mapping[str, Any]], plan: rootfs.Plan) -> Iterator[Mapping[str, Any]]:
+    for index, (entry, mount) in enumerate(zip(given, plan.mounts, strict=True)):
+        if mount.kind not in ocimounts.SHOWN:
+            yield entry if plan.id_maps is None else _inside(entry, plan.id_maps)
             continue
-        # With more options a runtime would set the attributes anew, and lose those that only the source has.
+        source = f"{directory}/{MOUNTS}/{index}"
+        propagation = _PROPAGATION.get(mount.options.propagation, "rprivate")
         yield {
             "destination": entry["destination"],
             "type": "bind",
-            "source": f"{directory}/{MOUNTS}/{index}",
-            "options": ["rbind", _PROPAGATION.get(mount.options.propagation, "rprivate")],
+            "source": source,
+            # Some runtimes set the attributes anew in any case: they are told what is there.
+            "options": ["rbind", propagation, *ocimounts.attributes(source)],
         }
+
+
+def _inside(entry: Mapping[str, Any], maps: IdMaps) -> dict[str, Any]:
+    """A mount that is made inside the user namespace, whose options name users and groups as they are outside."""
+    return {**entry, "options": [_inside_option(option, maps) for option in entry.get("options") or ()]}
+
+
+def _inside_option(option: str, maps: IdMaps) -> str:
+    key, _, value = option.partition("=")
+    if key not in ("uid", "gid"):
+        return option
+    return f"{key}={usernamespaces.inside(maps.users if key == 'uid' else maps.groups, int(value))}"
 
 
 _PROPAGATION = {
@@ -198,7 +192,7 @@ def _linux(linux: Mapping[str, Any], planned: Sequence[Mount], pod: int) -> dict
     shared = [{"type": kind, "path": f"/proc/{pod}/ns/{name}"} for kind, name in _SHARED]
     found = {
         **linux,
-        "namespaces": [*linux["namespaces"], *shared],
+        "namespaces": [*map(_ours, linux["namespaces"]), *shared],
         "resources": {"devices": (linux.get("resources") or {}).get("devices") or [_ALL_DEVICES]},
     }
     spreads = {mount.options.propagation for mount in planned if mount.kind == "bind"}
@@ -209,6 +203,15 @@ def _linux(linux: Mapping[str, Any], planned: Sequence[Mount], pod: int) -> dict
     return found
 
 
+def _ours(space: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A namespace that a descriptor of ours is open for, by a path that is not another one in the runtime."""
+    path = space.get("path") or ""
+    if not path.startswith(_SELF):
+        return space
+    return {**space, "path": f"/proc/{os.getpid()}/{path.removeprefix(_SELF)}"}
+
+
+_SELF = "/proc/self/"
 _UNSIGNED = (1 << 64) - 1
 _SHARED = (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))
 _ALL_DEVICES = {"allow": True, "access": "rwm"}

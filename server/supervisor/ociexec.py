@@ -131,7 +131,8 @@ def _start(
         if process.get("terminal"):
             console = [ocistart.run_on_terminal(runtime, directory, *execute, identity=container.id)]
         else:
-            ociruntime.run(runtime, directory, *execute, container.id, stdio=stdio)
+            owner = bundle.stream_owner(process, json.loads(container.config)["linux"])
+            ociruntime.run(runtime, directory, *execute, container.id, stdio=stdio, stream_owner=owner)
         return ocistart.created(directory), bundle.credentials(process), console
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import select
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -65,22 +66,37 @@ def delete_command(runtime: Runtime, identity: str) -> list[str]:
     return command_line(runtime, "delete", "--force", identity)
 
 
-def run(runtime: Runtime, directory: str, *arguments: str, stdio: Sequence[int] = (), seconds: float = SECONDS) -> None:
+def run(
+    runtime: Runtime,
+    directory: str,
+    *arguments: str,
+    stdio: Sequence[int] = (),
+    stream_owner: int | None = None,
+    seconds: float = SECONDS,
+) -> None:
     """Run a command of a runtime in a directory, where its log is, and wait for its end. It dies with the caller.
 
-    `stdio` become its 0, 1 and 2, and those of what it starts. Raises StartError.
+    `stdio` become its 0, 1 and 2, and those of what it starts; pipes among them are given to the user `stream_owner`. Raises StartError.
     """
     log = os.path.join(directory, LOG)
     if not os.access(runtime.path, os.X_OK):
         raise StartError(
             f"OCI runtime {runtime.name}: {runtime.path} is not there, or cannot be executed", path=runtime.path
         )
+    if stream_owner is not None:
+        _give(stdio, stream_owner)
     caller = os.getpid()
     line = command_line(runtime, *arguments, log=log)
     pid = forked(lambda kept: _become(line, directory, kept, caller), stdio)
     status = _wait(pid, runtime, arguments[0], seconds)
     if status:
         raise failure(runtime, arguments[0], _logged(log), status)
+
+
+def _give(stdio: Sequence[int], owner: int) -> None:
+    for fd in stdio:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, owner, -1)
 
 
 def _become(line: list[str], directory: str, stdio: Sequence[int], parent: int) -> None:

@@ -60,9 +60,11 @@ def _start(supervisor: int, around: Surroundings, spec: Mapping[str, Any], chann
             undo.callback(cgroup.kill)
         channel.send({"stage": "rootfs"})
         with stating("rootfs"):
-            user = bundle.make(directory, config, spec["rootfs"], supervisor)
+            os.makedirs(runtime.root, 0o700, exist_ok=True)
+            needed = (runtime.root, runtime.path)
+            process = bundle.make(directory, config, spec["rootfs"], supervisor, needed)
         channel.send({"stage": "create"})
-        made = _create(runtime, identity, directory, spec)
+        made = _create(runtime, identity, directory, spec, bundle.stream_owner(process, config["linux"]))
         # Not reaped before the supervisor has heard of it, as that waits for us.
         pidfd = os.pidfd_open(made.pid)
         channel.send({"stage": "start"})
@@ -74,7 +76,7 @@ def _start(supervisor: int, around: Surroundings, spec: Mapping[str, Any], chann
     stdin = [] if made.stdin is None else [made.stdin]
     fds = [pidfd, log, *(output for _kind, output in made.outputs), *stdin]
     kinds = [kind for kind, _output in made.outputs]
-    answer = {"pid": made.pid, "user": user, "started_ns": started_ns}
+    answer = {"pid": made.pid, "user": bundle.credentials(process), "started_ns": started_ns}
     channel.send({**answer, "kinds": kinds, "stdin": bool(stdin)}, fds)
 
 
@@ -95,7 +97,9 @@ class Created(NamedTuple):
     outputs: list[tuple[int, int]]
 
 
-def _create(runtime: Runtime, identity: str, directory: str, spec: Mapping[str, Any]) -> Created:
+def _create(
+    runtime: Runtime, identity: str, directory: str, spec: Mapping[str, Any], stream_owner: int | None
+) -> Created:
     """Have the container made, on a terminal or pipes."""
     create = ("create", "--bundle", directory, "--pid-file", PID_FILE)
     if spec["terminal"]:
@@ -108,7 +112,7 @@ def _create(runtime: Runtime, identity: str, directory: str, spec: Mapping[str, 
     out, stdout = os.pipe2(os.O_CLOEXEC)
     err, stderr = os.pipe2(os.O_CLOEXEC)
     # Our copies of its ends go with this process.
-    ociruntime.run(runtime, directory, *create, identity, stdio=(stdin, stdout, stderr))
+    ociruntime.run(runtime, directory, *create, identity, stdio=(stdin, stdout, stderr), stream_owner=stream_owner)
     return Created(created(directory), ours, [(STDOUT, out), (STDERR, err)])
 
 

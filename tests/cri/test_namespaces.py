@@ -127,10 +127,10 @@ def test_a_user_namespace_maps_root_to_a_user_of_the_host(cri: Cri) -> None:
     needs_user_namespaces(cri)
     pod = userns_pod(cri)
     assert pod.sh("cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
-    box = pod.run("sleep", "1000")
+    box = pod.run("sleep", "1000765")
     assert box.sh("id -u; stat -c %u /bin/busybox /etc/passwd").split() == ["0", "0", "0"]
     assert box.sh("touch /made; stat -c %u /made; cat /sys/class/net/lo/mtu").split() == ["0", "65536"]
-    host = next(path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x001000\x00")
+    host = next(path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x001000765\x00")
     assert host.stat().st_uid == 100_000
 
 
@@ -143,6 +143,38 @@ def test_a_mount_is_mapped_as_well(cri: Cri, tmp_path: Path) -> None:
         == "0\nfrom the host\n"
     )
     assert tmp_path.joinpath("new").stat().st_uid == 0
+
+
+def test_a_user_of_a_user_namespace_opens_its_streams_again(cri: Cri) -> None:
+    needs_user_namespaces(cri)
+    pod = userns_pod(cri)
+    script = "id -u; echo again > /dev/stdout; echo aside > /dev/stderr"
+    box = pod.run("sh", "-c", script, linux={"run_as_user": api.Int64Value(value=1000)})
+    assert box.ended().exit_code == 0
+    lines = [("stderr", "F", "aside"), ("stdout", "F", "1000"), ("stdout", "F", "again")]
+    assert sorted(box.log()) == lines
+    box = pod.run("sh", "-c", "tty; stat -c %u $(tty)", tty=True, linux={"run_as_user": api.Int64Value(value=1000)})
+    assert box.ended().exit_code == 0
+    assert [text.strip() for _, _, text in box.log()][-1] == "1000"
+
+
+def test_an_image_is_mapped_as_well(cri: Cri) -> None:
+    needs_user_namespaces(cri)
+    mount = api.Mount(container_path="/image", image=api.ImageSpec(image=cri.image), readonly=True)
+    assert userns_pod(cri).sh("stat -c %u /image/bin/busybox; ! touch /image/new", mounts=[mount]).split()[0] == "0"
+
+
+@pytest.mark.skipif(bool(HANDLER), reason="an OCI runtime cannot share one there")
+def test_a_shared_pid_namespace_within_a_user_namespace(cri: Cri) -> None:
+    context = api.LinuxSandboxSecurityContext(namespace_options=mapped(pid=api.POD))
+    pod = cri.pod(linux=api.LinuxPodSandboxConfig(security_context=context))
+    one, two = pod.run("sleep", "1234"), pod.run("sleep", "4321")
+    seen = two.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; readlink /proc/self/ns/pid")
+    assert "sleep 1234" in seen
+    assert seen.split()[-1] == one.sh("readlink /proc/self/ns/pid").strip()
+    one.stop(0)
+    assert one.status().exit_code == 137
+    assert "sleep 1234" not in two.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
 
 
 @pytest.mark.parametrize(

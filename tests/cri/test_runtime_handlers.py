@@ -34,8 +34,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def harbour(registry: LoopbackRegistry, copy: Path) -> Iterator[Daemon]:
-    """A daemon with the handlers `runc` and `copy`, which has all that the first container of each kind makes."""
-    settings = f'[runtimes.runc]\npath = "{shutil.which("runc")}"\n[runtimes.copy]\npath = "{copy}"\n'
+    """A daemon with the handlers `runc`, `copy` and `mute`, which has all that the first container of each kind makes."""
+    mute = copy.with_name("mute")
+    mute.write_text(f'#!/bin/sh\n[ "$1" != features ] && exec {copy} "$@"\n')
+    mute.chmod(0o755)
+    paths = {"runc": shutil.which("runc"), "copy": copy, "mute": mute}
+    settings = "".join(f'[runtimes.{name}]\npath = "{path}"\n' for name, path in paths.items())
     with Daemon.temporary({"registry.example": registry.url}, settings=settings) as daemon:
         daemon.warm_up(IMAGE)
         daemon.cli("run", "--rm", "--runtime", "runc", IMAGE, "true")
@@ -67,9 +71,10 @@ def cri(house: Daemon, tmp_path: Path) -> Iterator[Cri]:
 def test_the_handlers_are_told_with_what_they_can(cri: Cri) -> None:
     status = cri.runtime.Status(api.StatusRequest(verbose=True))
     features = {handler.name: handler.features for handler in status.runtime_handlers}
-    assert set(features) == {"", "moorage", "runc", "copy"}
+    assert set(features) == {"", "moorage", "runc", "copy", "mute"}
     assert features["runc"].recursive_read_only_mounts == features[""].recursive_read_only_mounts
-    assert not features["runc"].user_namespaces
+    assert features["runc"].user_namespaces == features[""].user_namespaces
+    assert not features["mute"].user_namespaces
     assert "runc version" in status.info["config"]
 
 
@@ -109,6 +114,33 @@ async def test_attach_with_a_terminal(cri: Cri) -> None:
     await client.close()
 
 
+def mapped(pid: api.NamespaceMode = api.CONTAINER) -> api.LinuxPodSandboxConfig:
+    """Of a pod with a user namespace."""
+    mapping = [api.IDMapping(host_id=100_000, container_id=0, length=65536)]
+    users = api.UserNamespace(mode=api.POD, uids=mapping, gids=mapping)
+    options = api.NamespaceOption(pid=pid, userns_options=users)
+    return api.LinuxPodSandboxConfig(security_context=api.LinuxSandboxSecurityContext(namespace_options=options))
+
+
+def test_a_user_namespace(cri: Cri, tmp_path: Path) -> None:
+    """What of it runs through every runtime: tests/cri/test_namespaces.py, with MOORAGE_HANDLER."""
+    pod = cri.pod(handler="copy", linux=mapped())
+    (tmp_path / "mounted").mkdir()
+    mount = api.Mount(container_path="/mounted", host_path=str(tmp_path / "mounted"), readonly=True)
+    script = "echo again >/dev/stdout; exec sleep 1000"
+    box = pod.run("sh", "-c", script, mounts=[mount], linux={"run_as_user": api.Int64Value(value=1000)})
+    until(box.log)
+    assert box.log() == [("stdout", "F", "again")]
+    assert box.sh("id -u; cat /proc/self/uid_map; stat -c %u /bin/busybox").split() == [
+        *("1000", "0", "100000", "65536", "0"),
+    ]
+    assert "read-only" in box.exec("touch", "/mounted/file").stderr.decode().lower()
+    assert (tmp_path / "mounted").stat().st_uid == 0
+    # It joins the namespaces of one that was made inside the user namespace.
+    target = {"namespace_options": api.NamespaceOption(pid=api.TARGET, target_id=box.id)}
+    assert "sleep" in pod.sh("cat /proc/1/comm", linux=target)
+
+
 def test_a_command_that_is_not_there_is_a_start_error(cri: Cri) -> None:
     box = cri.pod(handler="runc").create("/no/such")
     with refused(StatusCode.FAILED_PRECONDITION, "OCI runtime runc", "/no/such"):
@@ -120,11 +152,15 @@ def test_a_command_that_is_not_there_is_a_start_error(cri: Cri) -> None:
 def test_what_a_handler_cannot_is_refused(cri: Cri) -> None:
     with refused(StatusCode.INVALID_ARGUMENT, "unknown runtime handler 'runsc'"):
         cri.pod(handler="runsc")
-    mapping = [api.IDMapping(host_id=100_000, container_id=0, length=65536)]
-    users = api.UserNamespace(mode=api.POD, uids=mapping, gids=mapping)
-    context = api.LinuxSandboxSecurityContext(namespace_options=api.NamespaceOption(userns_options=users))
     with refused(StatusCode.INVALID_ARGUMENT, "no user namespaces"):
-        cri.pod(handler="runc", linux=api.LinuxPodSandboxConfig(security_context=context))
+        cri.pod(handler="mute", linux=mapped())
+    with refused(StatusCode.INVALID_ARGUMENT, "cannot share a PID namespace"):
+        cri.pod(handler="runc", linux=mapped(pid=api.POD))
+    pod = cri.pod(handler="runc", linux=mapped())
+    options = pod.config.linux.security_context.namespace_options
+    shared = api.NamespaceOption(pid=api.POD, userns_options=options.userns_options)
+    with refused(StatusCode.INVALID_ARGUMENT, "cannot share a PID namespace"):
+        pod.create("true", linux={"namespace_options": shared})
 
 
 def test_a_runtime_that_has_gone_fails_the_start_and_is_warned_of(cri: Cri, house: Daemon, copy: Path) -> None:
@@ -204,7 +240,7 @@ def test_the_command_line_chooses_a_runtime(house: Daemon) -> None:
     assert run("--runtime", "runc", IMAGE, "/etc/passwd")[0] == 126
     assert run("--runtime", "moorage", "--init", IMAGE, "echo", "our own") == (0, "our own\n")
     code, text = run("--runtime", "none", IMAGE, "true")
-    assert (code, "unknown runtime 'none'" in text, "moorage, copy, runc" in text) == (125, True, True)
+    assert (code, "unknown runtime 'none'" in text, "moorage, copy, mute, runc" in text) == (125, True, True)
     code, text = run("--runtime", "runc", "--init", IMAGE, "true")
     assert (code, "init: runtime 'runc' has none" in text) == (125, True)
     house.cli("run", "-d", "--name", "handled", "--runtime", "runc", IMAGE, "sleep", "1000")

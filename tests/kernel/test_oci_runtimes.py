@@ -16,9 +16,11 @@ import pytest
 
 from moorage.server.errors import FailedPrecondition, Unavailable
 from moorage.server.execdriver.base import AttachSpec, ContainerSpec, Pod
+from moorage.server.execdriver.mounts import id_mappings
 from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.runtimeoptions import OciRuntime
 from moorage.server.libcontainer import cgroups
+from moorage.server.model import IdMap
 from tests.contract.execbox import alive, read_all, until
 from tests.contract.execdriver import ExecDriverContract
 from tests.kernel.test_native_driver import NativeBox, ready_spawner
@@ -147,11 +149,19 @@ async def test_a_user_that_is_not_there(box: OciBox) -> None:
 
 
 @pytest.mark.slow
-async def test_a_directory_of_the_host_is_shown_and_not_changed(box: OciBox) -> None:
+@pytest.mark.parametrize("users", [(), (IdMap(0, 100_000, 65536),)], ids=["plain", "mapped"])
+@pytest.mark.parametrize("box", ["runc", "crun"], indirect=True)
+async def test_a_directory_of_the_host_is_shown_and_not_changed(box: OciBox, users: tuple[IdMap, ...]) -> None:
     shown = box.directory / "shown"
     shown.mkdir()
     (shown / "file").write_text("of the host\n")
-    pod, spec = await box.pod(), box.spec("sh", "-c", "cat /a/file /f; echo x >/a/new; echo x >/f")
+    pod = await box.pod(users=users, groups=users)
+    spec = box.spec("sh", "-c", "cat /a/file /f; echo x >/a/new; echo x >/f")
+    spec.config["linux"]["uidMappings"] = spec.config["linux"]["gidMappings"] = id_mappings(users)
+    if users:
+        # Configs name IDs as they are outside.
+        terminals = next(mount for mount in spec.config["mounts"] if mount["destination"] == "/dev/pts")
+        terminals["options"] = ["newinstance", "ptmxmode=0666", "mode=0620", "gid=100005"]
     for destination, source in (("/a", shown), ("/f", shown / "file")):
         options = ["rbind", "ro", "rro", "rprivate"]
         spec.config["mounts"].append({"destination": destination, "source": os.fspath(source), "options": options})

@@ -107,20 +107,21 @@ def script(path: Path, body: str) -> OciRuntime:
 
 
 @pytest.mark.parametrize(
-    ("features", "rro"),
+    ("features", "rro", "users"),
     [
-        ('echo \'{"mountOptions": ["ro", "rro"]}\'', True),
-        ('echo \'{"mountOptions": ["ro"]}\'', False),
-        ("echo {}", False),
-        ("echo []", False),
-        ("echo what", False),
-        ("exit 1", False),
+        ('echo \'{"mountOptions": ["ro", "rro"]}\'', True, False),
+        ('echo \'{"mountOptions": ["ro"], "linux": {"namespaces": ["pid", "user"]}}\'', False, True),
+        ('echo \'{"linux": {"namespaces": null}}\'', False, False),
+        ("echo {}", False, False),
+        ("echo []", False, False),
+        ("echo what", False, False),
+        ("exit 1", False, False),
     ],
 )
-def test_a_runtime_says_what_it_can(tmp_path: Path, features: str, rro: bool) -> None:
+def test_a_runtime_says_what_it_can(tmp_path: Path, features: str, rro: bool, users: bool) -> None:
     runtime = script(tmp_path / "some", f'[ "$1" = --version ] && echo some 1.2 && echo more && exit\n{features}')
     found = examine(runtime)
-    assert (found.version, found.recursive_read_only) == ("some 1.2", rro)
+    assert (found.version, found.recursive_read_only, found.user_namespaces) == ("some 1.2", rro, users)
     assert list(lost([runtime])) == []
 
 

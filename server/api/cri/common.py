@@ -143,6 +143,19 @@ def user_maps(options: pb.UserNamespace) -> tuple[tuple[IdMap, ...], tuple[IdMap
     return _map(options.uids, "uids"), _map(options.gids, "gids")
 
 
+def check_pid_of_mapped(mode: int, handler: str) -> None:
+    """Refuse what an OCI runtime cannot join, as it enters the pod's user namespace first: a PID namespace that belongs to another one.
+
+    `mode` is that of a pod with a user namespace, or of a container in it. Raises InvalidArgument.
+    """
+    if mode in (pb.POD, pb.NODE):
+        raise InvalidArgument(
+            f"runtime handler {handler!r} cannot share a PID namespace in a pod with a user namespace",
+            hint="give each container one of its own (CONTAINER)",
+            field="namespace_options.pid",
+        )
+
+
 def _map(mappings: Any, field: str) -> tuple[IdMap, ...]:
     if len(mappings) != 1:
         raise InvalidArgument(f"userns_options.{field}: one mapping is needed, not {len(mappings)}", field=field)

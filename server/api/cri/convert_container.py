@@ -92,6 +92,8 @@ def _agree(security: pb.LinuxContainerSecurityContext, pod: PodRecord) -> None:
         users = common.user_maps(options.userns_options)
         if users != (pod.config.users, pod.config.groups_map):
             raise InvalidArgument("the container's user namespace is not the pod's", field="userns_options")
+    if pod.config.users and pod.config.runtime:
+        common.check_pid_of_mapped(options.pid, pod.config.runtime_handler)
 
 
 def _env(message: pb.KeyValue) -> str:

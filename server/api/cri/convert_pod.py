@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from moorage.cri.v1 import api_pb2 as pb
@@ -17,12 +17,12 @@ _PID_MODES = {pb.POD: "pod", pb.CONTAINER: "container", pb.NODE: "host"}
 _PID_MESSAGES = {name: mode for mode, name in _PID_MODES.items()}
 
 
-def pod_config(message: pb.PodSandboxConfig, handler: str, runtimes: Collection[str] = ()) -> PodConfig:
-    """What a pod is asked to be; `runtimes` are the handlers that stand for OCI runtimes. Reads its seccomp profile.
+def pod_config(message: pb.PodSandboxConfig, handler: str, runtimes: Mapping[str, bool] | None = None) -> PodConfig:
+    """What a pod is asked to be; `runtimes` are the handlers that stand for OCI runtimes, and whether they have user namespaces.
 
-    Raises InvalidArgument.
+    Reads its seccomp profile. Raises InvalidArgument.
     """
-    metadata = message.metadata
+    metadata, runtimes = message.metadata, runtimes or {}
     if not metadata.name:
         raise InvalidArgument("a pod needs metadata with a name", field="config.metadata.name")
     security = message.linux.security_context
@@ -34,7 +34,9 @@ def pod_config(message: pb.PodSandboxConfig, handler: str, runtimes: Collection[
     if users and network == "host":
         raise InvalidArgument("a pod with a user namespace cannot have the host's network", field="userns_options")
     if users and handler in runtimes:
-        raise InvalidArgument(f"runtime handler {handler!r} has no user namespaces", field="userns_options")
+        if not runtimes[handler]:
+            raise InvalidArgument(f"runtime handler {handler!r} has no user namespaces", field="userns_options")
+        common.check_pid_of_mapped(options.pid, handler)
     return PodConfig(
         name=metadata.name,
         namespace=metadata.namespace,

@@ -25,7 +25,8 @@ class PodCalls(Calls):
         self._listed_pod = Derived(convert_pod.listed)
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Ctx) -> pb.RunPodSandboxResponse:
-        runtimes = {each.runtime.name for each in self._setting.runtimes}
+        mapped = self._setting.features.user_namespaces
+        runtimes = {each.runtime.name: mapped and each.user_namespaces for each in self._setting.runtimes}
         known = ("", *self._setting.config.runtime_handlers, *sorted(runtimes))
         if request.runtime_handler not in known:
             raise InvalidArgument(

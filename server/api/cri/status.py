@@ -43,7 +43,8 @@ class StatusCalls(Calls):
         handlers = dict.fromkeys(("", *self._setting.config.runtime_handlers), of_handler)
         for each in self._setting.runtimes:
             handlers[each.runtime.name] = pb.RuntimeHandlerFeatures(
-                recursive_read_only_mounts=features.recursive_read_only and each.recursive_read_only
+                recursive_read_only_mounts=features.recursive_read_only and each.recursive_read_only,
+                user_namespaces=features.user_namespaces and each.user_namespaces,
             )
         return pb.StatusResponse(
             status=pb.RuntimeStatus(
