@@ -82,10 +82,14 @@ class Images:
         return self._caller.unary(self._stub.PruneImages, request)
 
     def save(
-        self, references: Iterable[str], *, format: image_pb2.ArchiveFormat = image_pb2.ARCHIVE_FORMAT_OCI
+        self,
+        references: Iterable[str],
+        *,
+        format: image_pb2.ArchiveFormat = image_pb2.ARCHIVE_FORMAT_OCI,
+        all_platforms: bool = False,
     ) -> Stream[image_pb2.SaveImagesResponse]:
-        """Images as one tar archive, in pieces."""
-        request = image_pb2.SaveImagesRequest(references=list(references), format=format)
+        """Images as one tar archive, in pieces; with `all_platforms` their indexes, with all that they list."""
+        request = image_pb2.SaveImagesRequest(references=list(references), format=format, all_platforms=all_platforms)
         return self._caller.stream(self._stub.SaveImages, request)
 
     def load(self, archive: BinaryIO) -> Stream[image_pb2.LoadImagesResponse]:

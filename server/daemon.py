@@ -180,6 +180,7 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
     )
     stats = Stats(containers, pods, rooms.cgroups, places)
     stack.callback(stats.close)
+    indexes = Indexes(rooms.db)
     table = handlers.table(
         containers=containers,
         lifecycle=lifecycle,
@@ -192,13 +193,13 @@ def assemble(config: Config, rooms: Rooms, stack: ExitStack) -> Daemon:
         stats=stats,
         events=EventLog(rooms.db),
         images=images,
-        registries=Registries(
-            engine, images, Indexes(rooms.db), rooms.registry, rooms.pusher, rooms.indexer, rooms.copier
-        ),
+        registries=Registries(engine, images, indexes, rooms.registry, rooms.pusher, rooms.indexer, rooms.copier),
         builds=Builds(Parts(engine, images, containers, lifecycle, places, rooms.caches), _tools(config, rooms)),
         store=store,
         fsck=Fsck(engine, graph, rooms.puller, config.registry, containers.running),
-        archiving=Archiving(engine, graph, images, containers, rooms.puller, config.registry, store.frozen),
+        archiving=Archiving(
+            engine, graph, images, containers, rooms.puller, rooms.registry, indexes, config.registry, store.frozen
+        ),
         networks=networks,
         system=System(_setup(config, rooms), engine, containers, graph, rooms.cgroups, places.cgroup_path),
     )

@@ -84,7 +84,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         self, request: image_pb2.SaveImagesRequest, context: Ctx
     ) -> AsyncIterator[image_pb2.SaveImagesResponse]:
         docker = request.format == image_pb2.ARCHIVE_FORMAT_DOCKER
-        command = storecommands.Save(tuple(request.references), "docker" if docker else "oci")
+        command = storecommands.Save(tuple(request.references), "docker" if docker else "oci", request.all_platforms)
         async with aclosing(self._engine.stream(command, ctx.of(context))) as pieces:
             async for piece in pieces:
                 yield image_pb2.SaveImagesResponse(data=piece)

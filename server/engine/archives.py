@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -22,7 +22,7 @@ from moorage.server.registry import reference as references
 from moorage.server.registry.config import RegistryConfig
 from moorage.server.registry.imageconfig import plan_layers
 from moorage.server.registry.layerstream import CHUNK, LayerStream, compression_of
-from moorage.server.registry.manifest import Index
+from moorage.server.registry.manifest import Descriptor, Index
 from moorage.server.registry.problems import Subject
 
 MAX_DEPTH = 4
@@ -41,12 +41,17 @@ SUBJECT = _Archive("", "", "load the archive's image")
 
 @dataclass(frozen=True)
 class Found:
-    """An image of an archive: its config, its layers' blobs, its manifest as it is (none in older archives), and its names."""
+    """An image of an archive: its config, its layers' blobs, its manifest as it is (none in older archives), and its names.
+
+    `indexes` are the digests of those it was chosen from, `kept` of what they list for other platforms, as far as the archive has it.
+    """
 
     config: bytes
     blobs: tuple[LayerBlob, ...]
     manifest: bytes | None
     names: tuple[str, ...]
+    indexes: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 class _Entry(msgspec.Struct):
@@ -94,7 +99,7 @@ class Archive:
             own = _name_of(entry.annotations)
             config_id = documents.digest_of(image.config)
             given = [*(found[config_id].names if config_id in found else ()), *own, *names.get(config_id, ())]
-            found[config_id] = Found(image.config, image.blobs, image.manifest, tuple(dict.fromkeys(given)))
+            found[config_id] = replace(image, names=tuple(dict.fromkeys(given)))
         return list(found.values())
 
     def _from_manifest(self, digest: str, platform: Platform, depth: int) -> Found:
@@ -106,11 +111,28 @@ class Archive:
                 raise manifests.not_for(
                     SUBJECT, platform, [each.platform for each in document.manifests if each.platform]
                 )
-            return self._from_manifest(chosen.digest, platform, depth + 1)
+            image = self._from_manifest(chosen.digest, platform, depth + 1)
+            kept = self._listed(document.manifests, depth) - {
+                documents.digest_of(image.config),
+                chosen.digest,
+                *image.indexes,
+            }
+            kept -= {blob.digest for blob in image.blobs}
+            return replace(image, indexes=(digest, *image.indexes), kept=tuple(sorted({*image.kept, *kept})))
         config = self._blob(document.config.digest)
         plans = plan_layers(document, config, platform, SUBJECT)
         blobs = [LayerBlob(each.blob.digest, each.blob.media_type, each.blob.size, each.diff_id) for each in plans]
         return Found(config, tuple(blobs), raw, ())
+
+    def _listed(self, entries: Iterable[Descriptor], depth: int) -> set[str]:
+        """All that an index with these entries lists, and that is here."""
+        found: set[str] = set()
+        for entry in entries:
+            if self._graph.content.exists(entry.digest) and depth < MAX_DEPTH:
+                listing = manifests.listing(self._blob(entry.digest), entry.media_type, SUBJECT)
+                blobs = {blob.digest for blob in listing.blobs if self._graph.content.exists(blob.digest)}
+                found |= {entry.digest} | blobs | self._listed(listing.manifests, depth + 1)
+        return found
 
     def _blob(self, digest: str) -> bytes:
         if not self._graph.content.exists(digest):
@@ -199,6 +221,8 @@ def add(
             config=found.config,
             manifest_digest=documents.digest_of(found.manifest),
             tags=found.names,
+            indexes=found.indexes,
+            kept=found.kept,
             action=action,
         )
     except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, cast
@@ -21,12 +21,16 @@ from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageEr
 from moorage.server.graph import archive, documents, unarchive
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.graphdb import short_id
+from moorage.server.graph.indexes import Indexes
 from moorage.server.graph.packing import PackingSink
-from moorage.server.model import Container, Image, Layer, LayerBlob, Platform
+from moorage.server.model import Container, Image, ImageIndex, Layer, LayerBlob, Platform
 from moorage.server.registry import reference as references
+from moorage.server.registry.client import Client
 from moorage.server.registry.config import RegistryConfig
 from moorage.server.registry.layerstream import LayerStream, compression_of
+from moorage.server.registry.manifest import Descriptor
 from moorage.server.registry.pull import Puller
+from moorage.server.registry.wholes import Gatherer
 
 TELL_EVERY = 8 << 20
 """Bytes between two reports of progress."""
@@ -42,6 +46,8 @@ class Archiving:
         images: Images,
         containers: Containers,
         puller: Puller,
+        client: Client,
+        indexes: Indexes,
         config: RegistryConfig,
         frozen: Callable[[Container], AbstractContextManager[None]],
     ) -> None:
@@ -50,6 +56,8 @@ class Archiving:
         self._images = images
         self._containers = containers
         self._puller = puller
+        self._client = client
+        self._indexes = indexes
         self._config = config
         self._frozen = frozen
 
@@ -59,6 +67,11 @@ class Archiving:
         """Images as one archive."""
         if not command.references:
             raise InvalidArgument("no image was named", field="references")
+        if command.all_platforms:
+            async with aclosing(self._save_indexes(job, command)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
         chosen = [(self._images.get(text), text) for text in command.references]
 
         def produce(outlet: Outlet, cancel: CancelToken) -> None:
@@ -71,6 +84,38 @@ class Archiving:
         async with aclosing(produced(self._engine, Lane.ARCHIVE, produce, job.cancel)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def _save_indexes(self, job: Job, command: storecommands.Save) -> AsyncGenerator[bytes, None]:
+        """Indexes made here, or those that images were chosen from, with all that they list."""
+        if command.format == "docker":
+            why = "the older form of docker save holds images of one platform only"
+            raise InvalidArgument(f"cannot save all platforms: {why}", field="format", hint="use the form oci")
+        chosen = [self._index_or_image(text) for text in command.references]
+
+        def produce(outlet: Outlet, cancel: CancelToken) -> None:
+            with self._graph.lease():
+                gatherer = Gatherer(self._graph, self._client, cancel)
+                blobs: dict[str, Descriptor] = {}
+                trees = []
+                for names, found in chosen:
+                    whole = gatherer.of_image(found) if isinstance(found, Image) else gatherer.of_index(found)
+                    sizes = {digest: blob.size for digest, blob in whole.blobs.items()}
+                    trees.append(archive.Tree(names, whole.digest, whole.media_type, whole.documents, sizes))
+                    blobs |= whole.blobs
+                for piece in archive.joined(archive.index_layout(trees, lambda digest: gatherer.open(blobs[digest]))):
+                    outlet.write(piece)
+
+        async with aclosing(produced(self._engine, Lane.ARCHIVE, produce, job.cancel)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _index_or_image(self, text: str) -> tuple[tuple[str, ...], ImageIndex | Image]:
+        """An index that was made here, else an image, each with the names to save it by."""
+        index = None if self._graph.is_id(text) else self._indexes.find(self._images.key(text))
+        if index is not None:
+            return (index.name,), index
+        image = self._images.get(text)
+        return tuple(name for name in image.tags if name == self._images.key(text)), image
 
     async def export(self, job: Job, command: storecommands.Export) -> AsyncIterator[bytes]:
         """A container's root file system as a tar; a running container is held still meanwhile, if that was asked for."""
@@ -205,7 +250,7 @@ class Archiving:
 
     def _admit(self, found: archives.Found, cancel: CancelToken) -> None:
         names = [references.parse(name) for name in found.names]
-        digests = () if found.manifest is None else (documents.digest_of(found.manifest),)
+        digests = () if found.manifest is None else (documents.digest_of(found.manifest), *found.indexes)
         self._puller.admit(names, digests, "load", cancel)
 
     def _import_blob(self, inlet: Inlet, cancel: CancelToken, progress: Callable[[int], None]) -> LayerBlob:

@@ -100,10 +100,11 @@ class Viz(Command[str]):
 
 @dataclass(frozen=True)
 class Save(StreamCommand[bytes]):
-    """Images as one archive: `oci`, a layout that Docker reads too, or `docker`, the older form."""
+    """Images as one archive: `oci`, a layout that Docker reads too, or `docker`, the older form; with `all_platforms` their indexes."""
 
     references: tuple[str, ...]
     format: Literal["oci", "docker"] = "oci"
+    all_platforms: bool = False
 
 
 @dataclass(frozen=True)

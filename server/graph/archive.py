@@ -5,7 +5,7 @@ or the older form of `docker save`. The same images give the same bytes.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -43,8 +43,12 @@ def oci_layout(images: Sequence[Packaged], open_blob: Opener) -> Iterator[bytes]
             if blob.digest not in written:
                 written.add(blob.digest)
                 with open_blob(blob) as file:
-                    yield from _stream(_blob_name(blob.digest), blob.size, file)
-    manifests = [entry for image in images for entry in _descriptors(image)]
+                    yield from _stream(_blob_name(blob.digest), blob.size, _pieces(file))
+    manifests = [
+        entry
+        for image in images
+        for entry in _named(image.names, image.media_type, documents.digest_of(image.manifest), len(image.manifest))
+    ]
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
     docker = [
         {
@@ -54,10 +58,39 @@ def oci_layout(images: Sequence[Packaged], open_blob: Opener) -> Iterator[bytes]
         }
         for image in images
     ]
-    yield from _file("index.json", documents.encode(index))
     yield from _file("manifest.json", documents.encode_list(docker))
-    yield from _file("oci-layout", documents.encode({"imageLayoutVersion": "1.0.0"}))
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    yield from _layout(index)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An index to write: its names in full, and all that it lists: documents by digest, the index's among them, and sizes of blobs."""
+
+    names: tuple[str, ...]
+    digest: str
+    media_type: str
+    documents: Mapping[str, bytes]
+    blobs: Mapping[str, int]
+
+
+def index_layout(trees: Sequence[Tree], open_blob: Callable[[str], Iterator[bytes]]) -> Iterator[bytes]:
+    """An OCI image layout whose index.json lists indexes, as a tar stream. `open_blob` gives a blob's bytes."""
+    written: set[str] = set()
+    for tree in trees:
+        for digest, data in tree.documents.items():
+            if digest not in written:
+                written.add(digest)
+                yield from _file(_blob_name(digest), data)
+        for digest, size in tree.blobs.items():
+            if digest not in written:
+                written.add(digest)
+                yield from _stream(_blob_name(digest), size, open_blob(digest))
+    entries = [
+        entry
+        for tree in trees
+        for entry in _named(tree.names, tree.media_type, tree.digest, len(tree.documents[tree.digest]))
+    ]
+    yield from _layout({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries})
 
 
 def docker_archive(images: Sequence[Packaged], open_plain: Opener) -> Iterator[bytes]:
@@ -75,7 +108,7 @@ def docker_archive(images: Sequence[Packaged], open_plain: Opener) -> Iterator[b
                 with open_plain(blob) as counted:
                     size = sum(len(piece) for piece in _pieces(counted))
                 with open_plain(blob) as file:
-                    yield from _stream(name, size, file)
+                    yield from _stream(name, size, _pieces(file))
         listed.append(
             {
                 "Config": config,
@@ -101,20 +134,24 @@ def joined(pieces: Iterable[bytes], size: int = CHUNK) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
-def _descriptors(image: Packaged) -> Iterator[dict[str, object]]:
-    plain: dict[str, object] = {
-        "mediaType": image.media_type,
-        "digest": documents.digest_of(image.manifest),
-        "size": len(image.manifest),
-    }
-    if not image.names:
+def _layout(index: dict[str, object]) -> Iterator[bytes]:
+    """The end of a layout."""
+    yield from _file("index.json", documents.encode(index))
+    yield from _file("oci-layout", documents.encode({"imageLayoutVersion": "1.0.0"}))
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _named(names: Sequence[str], media_type: str, digest: str, size: int) -> Iterator[dict[str, object]]:
+    """What index.json says of a document: once for every name."""
+    plain: dict[str, object] = {"mediaType": media_type, "digest": digest, "size": size}
+    if not names:
         yield plain
-    for name in image.names:
+    for name in names:
         yield {**plain, "annotations": {FULL_NAME: name, REFERENCE: name.rpartition(":")[2]}}
 
 
 def _blob_name(digest: str) -> str:
-    return f"blobs/sha256/{digest[7:]}"
+    return f"blobs/{digest.replace(':', '/')}"
 
 
 def _layer_name(blob: LayerBlob) -> str:
@@ -127,9 +164,9 @@ def _file(name: str, data: bytes) -> Iterator[bytes]:
     yield bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-def _stream(name: str, size: int, file: BinaryIO) -> Iterator[bytes]:
+def _stream(name: str, size: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield _header(name, size)
-    yield from _pieces(file)
+    yield from pieces
     yield bytes(-size % tarfile.BLOCKSIZE)
 
 

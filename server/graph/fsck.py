@@ -16,7 +16,7 @@ from moorage.server.graph.drivers.base import GraphDriver
 from moorage.server.graph.graphdb import GraphDB
 from moorage.server.graph.layers import BLOB, USED_BY, chain_ids
 from moorage.server.graph.layers import KIND as LAYER
-from moorage.server.graph.names import CONTENT, DIGEST, KIND, TAG, all_images
+from moorage.server.graph.names import CONTENT, DIGEST, KEPT, KIND, TAG, all_images
 from moorage.server.model import Image, Layer
 
 Problem = Literal[
@@ -93,14 +93,14 @@ class Check:
         return f"sha256:{found.hexdigest()}"
 
     def _missing(self) -> Iterator[Finding]:
-        for edge, what in ((CONTENT, "a config or manifest"), (BLOB, "a layer's blob")):
+        for edge, what in ((CONTENT, "a config or manifest"), (KEPT, "a part of its index"), (BLOB, "a layer's blob")):
             for digest in sorted(set(self._db.edges(edge).values())):
                 if not self._content.exists(digest):
                     yield Finding("missing blob", digest, f"{what} is not in the content store", self._users(digest))
 
     def _users(self, digest: str) -> tuple[str, ...]:
         """The images that a blob belongs to, by itself or as a layer."""
-        direct = {name.partition("/")[0] for name in self._db.names(CONTENT, digest)}
+        direct = {name.partition("/")[0] for edge in (CONTENT, KEPT) for name in self._db.names(edge, digest)}
         layers = {name.partition("/")[0] for name in self._db.names(BLOB, digest)}
         return tuple(sorted(direct | {image for layer in layers for image in self._images_with(layer)}))
 

@@ -17,7 +17,7 @@ from moorage.server.graph.content import ContentStore, days_ago_ns
 from moorage.server.graph.drivers.base import GraphDriver
 from moorage.server.graph.graphdb import GraphDB, short_id
 from moorage.server.graph.layers import Layers
-from moorage.server.graph.names import CONTENT, DIGEST, FORGOTTEN, KIND, TAG, all_images, with_names
+from moorage.server.graph.names import CONTENT, DIGEST, FORGOTTEN, KEPT, KIND, TAG, all_images, held_content, with_names
 from moorage.server.model import Image, Layer
 
 KEEP_DAYS = 7.0
@@ -91,7 +91,7 @@ class Garbage:
         holders = list(in_use(image.id)) if last else []
         if holders and not (forget or force):
             raise _in_use(image, holders)
-        blobs = self._db.targets(CONTENT, image.id)
+        blobs = held_content(self._db, image.id)
         with self._db.transaction(durable=True) as tx:
             if (*tx.names(TAG, image.id), *tx.names(DIGEST, image.id)) != (*image.tags, *image.digests):
                 raise FailedPrecondition(f"the names of image {short_id(image.id)} have just changed", hint="try again")
@@ -181,7 +181,8 @@ class Garbage:
         return Removed((), gone.chain_ids, gone.size + freed)
 
     def _reached(self) -> set[str]:
-        return set(self._db.edges(CONTENT).values()) | self._layers.blob_digests()
+        held = {digest for edge in (CONTENT, KEPT) for digest in self._db.edges(edge).values()}
+        return held | self._layers.blob_digests()
 
     def _drop_lost(self) -> tuple[str, ...]:
         present = self._driver.layers()

@@ -5,6 +5,7 @@
            image layer  <image ID>/<index>      image         -> layer
            layer parent <chain ID>              layer         -> layer
            image content <image ID>/<digest>    image         -> config, manifest or index in the content store
+           image kept    <image ID>/<digest>    image         -> what its index lists for other platforms
            layer blob    <chain ID>/<digest>    layer         -> blob of the content store
 
            forgotten <image ID>                 image         -> image (see garbage.py)
@@ -31,7 +32,7 @@ from moorage.server.graph.fsck import Check
 from moorage.server.graph.garbage import Collected, Garbage, Removed
 from moorage.server.graph.graphdb import GraphDB, Transaction, short_id
 from moorage.server.graph.layers import Layers
-from moorage.server.graph.names import CONTENT, DIGEST, FORGOTTEN, KIND, TAG, all_images, with_names
+from moorage.server.graph.names import CONTENT, DIGEST, FORGOTTEN, KEPT, KIND, TAG, all_images, held_content, with_names
 from moorage.server.graph.packing import MadeLayer, apply_blob, pack_changes, pack_layer
 from moorage.server.graph.usage import Usage, measure
 from moorage.server.model import DiskUsage, Image, Layer, LayerBlob
@@ -186,11 +187,13 @@ class Graph:
         tags: Sequence[str] = (),
         digests: Sequence[str] = (),
         indexes: Sequence[str] = (),
+        kept: Sequence[str] = (),
         action: str = "pull",
     ) -> Image:
         """Make an image of layers that are all applied, and give it its names; a tag held by another image moves.
 
-        Config and manifest are in the content store already, and so are `indexes`, those it was chosen from. `action` is the event's.
+        Config and manifest are in the content store already, and so are `indexes`, those it was chosen from, and `kept`, what they list for
+        other platforms. `action` is the event's.
 
         The layers are on the disk before the image has a name. Raises InvalidArgument for a malformed config, FailedPrecondition
         when a layer is missing.
@@ -205,9 +208,10 @@ class Graph:
                 tx.put(KIND, image_id, Image(image_id, parsed.created_ns, parsed.platform, parsed.config, stack))
                 for index, layer in enumerate(stack):
                     tx.link(layers.USED_BY, f"{image_id}/{index}", layer.chain_id, source=image_id)
-            for digest in (image_id, manifest_digest, *indexes):
-                if tx.lookup(CONTENT, f"{image_id}/{digest}") is None:
-                    tx.link(CONTENT, f"{image_id}/{digest}", digest, source=image_id)
+            for edge, held in ((CONTENT, (image_id, manifest_digest, *indexes)), (KEPT, kept)):
+                for digest in held:
+                    if tx.lookup(edge, f"{image_id}/{digest}") is None:
+                        tx.link(edge, f"{image_id}/{digest}", digest, source=image_id)
             for digest in digests:
                 _move(tx, DIGEST, digest, image_id)
             for tag in tags:
@@ -291,7 +295,7 @@ class Graph:
         """Chain IDs of the layers, and digests of the blobs, that an image leads to."""
         chain_ids = [layer.chain_id for layer in image.layers]
         blobs = (blob.digest for chain_id in chain_ids for blob in self._layers.blobs(chain_id))
-        return {*chain_ids, *blobs, *self._db.targets(CONTENT, image.id)}
+        return {*chain_ids, *blobs, *held_content(self._db, image.id)}
 
     def check(self, cancel: CancelToken) -> Check:
         """A check of everything here."""

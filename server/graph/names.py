@@ -11,6 +11,8 @@ KIND = "image"
 TAG = "tag"
 DIGEST = "digest"
 CONTENT = "image content"
+KEPT = "image kept"
+"""What else of its index an image keeps, for other platforms: manifests, and blobs that are no layers here."""
 FORGOTTEN = "forgotten"
 
 
@@ -22,3 +24,8 @@ def with_names(db: GraphDB, image: Image) -> Image:
 def all_images(db: GraphDB) -> tuple[Image, ...]:
     """Every image, with its names."""
     return tuple(with_names(db, image) for image in db.all(KIND, Image))
+
+
+def held_content(db: GraphDB, image_id: str) -> list[str]:
+    """The digests of what an image holds in the content store besides its layers' blobs."""
+    return [*db.targets(CONTENT, image_id), *db.targets(KEPT, image_id)]

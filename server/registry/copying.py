@@ -5,11 +5,11 @@ Blobs are relayed, mounted or skipped as in a push. Nothing of it is kept here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from moorage.server.cancel import CancelToken
-from moorage.server.errors import FailedPrecondition, InvalidArgument, NotFound
+from moorage.server.errors import InvalidArgument, NotFound
 from moorage.server.model import Image
 from moorage.server.registry import manifest as manifests
 from moorage.server.registry.blob import wrong_content
@@ -18,15 +18,14 @@ from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.discover import Discovery
 from moorage.server.registry.layers import Shared, child_of
 from moorage.server.registry.manifest import Listing
-from moorage.server.registry.problems import Subject
 from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.push import Pushed, Transfer
 from moorage.server.registry.putting import list_referrer
 from moorage.server.registry.reference import Reference
 from moorage.server.registry.reference import parse as parse_reference
+from moorage.server.registry.store import ContentStore
+from moorage.server.registry.wholes import MAX_DEPTH, kept_index
 
-MAX_DEPTH = 4
-"""Indexes inside indexes, and referrers of referrers."""
 COSIGN = (".sig", ".att", ".sbom")
 """The ends of the tags `sha256-<hex>.sig` that cosign keeps what belongs to an image under."""
 
@@ -47,10 +46,9 @@ class Copier:
     ) -> Pushed:
         """Push the index that an image was pulled by, with all that it lists. Raises FailedPrecondition when it was not pulled by one."""
         graph = self._shared.graph
-        source = index_of(graph.manifests(image), image)
-        if source is None:
-            message = f"cannot push image {image.id[7:19]} for all platforms: it was not pulled by an index"
-            raise FailedPrecondition(message, reason="NO_INDEX", hint="make one with `moorage manifest create`")
+        raw, source = kept_index(graph.manifests(image), image)
+        # What was loaded with it is here: what is not could only be there already.
+        source = source or Reference(target.domain, target.path, digest=manifests.digest_of(raw))
         pushed = self.copy(source, target, {target.domain: auth}, progress, cancel)
         graph.add_digest(image.id, f"{target.repository}@{pushed.digest}")
         return pushed
@@ -78,7 +76,7 @@ class Copier:
             auth = credentials.get(target.domain)
             transfer = Transfer(self._shared, self._client, target, auth, report, stop, credentials)
             repository = self._client.repository(source, credentials.get(source.domain), stop)
-            work = _Copy(source, repository, transfer, stop)
+            work = _Copy(source, repository, transfer, self._shared.graph.content, stop)
             document = work.document(source.target)
             if referrers:
                 discovery = Discovery(self._client)
@@ -89,13 +87,6 @@ class Copier:
         return Pushed(str(target), document.digest, len(document.raw), media_type)
 
 
-def index_of(documents: Iterable[bytes], image: Image) -> Reference | None:
-    """Where the index is that an image was chosen from, by the documents that the graph has of the image."""
-    subject = Subject("", "", "read its index")
-    digests = {manifests.digest_of(raw) for raw in documents if manifests.listing(raw, "", subject).manifests}
-    return next((name for name in map(parse_reference, image.digests) if name.digest in digests), None)
-
-
 @dataclass
 class _Copy:
     """One copy under way."""
@@ -103,12 +94,13 @@ class _Copy:
     source: Reference
     repository: Repository
     transfer: Transfer
+    content: ContentStore
     cancel: CancelToken
     _done: set[str] = field(default_factory=set)
 
     def document(self, name: str, depth: int = 0) -> Document:
         """Copy a document by tag or digest, what it lists first."""
-        document = self.repository.get_document(name)
+        document = self._document(name)
         listing = self.listing(document)
         if depth == MAX_DEPTH:
             raise wrong_content(self.repository.subject, f"its documents are nested more than {MAX_DEPTH} deep")
@@ -140,3 +132,11 @@ class _Copy:
 
     def listing(self, document: Document) -> Listing:
         return manifests.listing(document.raw, document.media_type, self.repository.subject)
+
+    def _document(self, name: str) -> Document:
+        """A document that is kept here needs no registry."""
+        if ":" not in name or not self.content.exists(name):
+            return self.repository.get_document(name)
+        with self.content.open(name) as file:
+            raw = file.read()
+        return Document(raw, manifests.listing(raw, "", self.repository.subject).media_type, name)

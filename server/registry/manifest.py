@@ -28,6 +28,8 @@ INDEXES = (OCI_INDEX, DOCKER_LIST)
 CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 
+FOREIGN = ("nondistributable", "foreign")
+"""In the media types of layers that say they are not to be handed on (OCI image spec, layer.md)."""
 MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 4 << 20
 MAX_LAYERS = 500

@@ -24,7 +24,7 @@ from moorage.server.registry.blob import BlobReader
 from moorage.server.registry.client import Client, Document
 from moorage.server.registry.credentials import RegistryAuth
 from moorage.server.registry.layers import Shared, child_of
-from moorage.server.registry.manifest import Descriptor, Listing, Manifest
+from moorage.server.registry.manifest import FOREIGN, Descriptor, Listing, Manifest
 from moorage.server.registry.origins import Origins, read_all
 from moorage.server.registry.progress import PushProgress, PushStage, Reporter
 from moorage.server.registry.reference import Reference
@@ -34,8 +34,6 @@ from moorage.server.registry.upload import Readable, Sent, Uploader, put_documen
 
 T = TypeVar("T")
 
-_FOREIGN = ("nondistributable", "foreign")
-"""Layers that say they are not to be pushed (OCI image spec, layer.md)."""
 _FETCH_RETRIES = 2
 """More patience than that is not due to a registry that was asked only because it had a blob once."""
 _STAGES = {Sent.EXISTS: PushStage.EXISTS, Sent.MOUNTED: PushStage.MOUNTED, Sent.UPLOADED: PushStage.DONE}
@@ -110,7 +108,7 @@ class Transfer:
     def push(self, image: Image, target: str) -> Pushed:
         """Have an image there as `target`, a tag or the digest of its manifest. Raises FailedPrecondition without a manifest."""
         document = self._choose(image, target)
-        layers = [blob for blob in document.layers if not any(word in blob.media_type for word in _FOREIGN)]
+        layers = [blob for blob in document.layers if not any(word in blob.media_type for word in FOREIGN)]
         self._widen(document.layers)
         packed = self._blobs(image, document, layers)
         config = self._graph.document(image.id)
@@ -129,7 +127,7 @@ class Transfer:
     def copy(self, document: Document, listing: Listing, origin: Reference) -> bool:
         """Have a document there, by digest, with its blobs, that another repository has; answers whether the registry has noted what it
         refers to. Raises NotFound when that repository lacks one of its blobs."""
-        blobs = [blob for blob in listing.blobs if not any(word in blob.media_type for word in _FOREIGN)]
+        blobs = [blob for blob in listing.blobs if not any(word in blob.media_type for word in FOREIGN)]
         self._origins.add(blobs, [origin])
         self._widen(blobs)
 

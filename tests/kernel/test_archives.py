@@ -13,7 +13,7 @@ import pytest
 
 from tests.archives import Archive
 from tests.daemon import Daemon
-from tests.images import build_busybox, push
+from tests.images import build_busybox, build_index, push
 from tests.registry import LoopbackRegistry
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -117,6 +117,57 @@ def test_what_skopeo_writes_is_loaded(
         layer["diff_id"] for layer in daemon.inspect("busybox")["layers"]
     ]
     assert daemon.out("run", "--rm", "from.example/skopeo:1", "cat", "/top") == "top"
+
+
+def test_an_index_is_saved_and_loaded_whole(daemon: Daemon, tmp_path: Path) -> None:
+    """With the platforms that are not pulled; digests stay, and no registry but the last one is asked after the load."""
+    amd64, arm64 = (build_busybox(env=("PATH=/bin", "OF=all"), architecture=name) for name in ("amd64", "arm64"))
+    index, saved, again = build_index(amd64, arm64), tmp_path / "saved.tar", tmp_path / "again.tar"
+    with LoopbackRegistry() as origin:
+        push(origin.url, "multi", "1", index)
+        name = f"{origin.host}/multi:1"
+        daemon.cli("pull", name)
+        daemon.cli("save", "--all-platforms", "-o", str(saved), name)
+        refused = daemon.cli("save", "--all-platforms", "--format", "docker", name, check=False)
+        assert "images of one platform only" in refused.stderr
+    raw = subprocess.run(["skopeo", "inspect", "--raw", f"oci-archive:{saved}"], check=True, capture_output=True).stdout
+    assert raw == index.manifest.data
+    refused = daemon.cli("save", "--all-platforms", "-o", str(again), name, check=False)
+    assert refused.returncode == 1 and not again.exists()
+    daemon.cli("rmi", "-f", name)
+    daemon.cli("load", "-i", str(saved))
+    assert daemon.inspect(name)["id"] == amd64.config.digest
+    assert daemon.out("run", "--rm", name, "sh", "-c", "echo $OF") == "all"
+    daemon.cli("image", "prune", "-f")
+    daemon.cli("save", "--all-platforms", "-o", str(again), name)
+    assert again.read_bytes() == saved.read_bytes()
+    with LoopbackRegistry() as target:
+        assert daemon.out("push", "-q", "--all-platforms", name, f"{target.host}/copy:1") == index.manifest.digest
+        source = f"docker://{target.host}/copy@{arm64.manifest.digest}"
+        command = ["skopeo", "copy", "-q", "--src-tls-verify=false", source, f"dir:{tmp_path}/arm64"]
+        subprocess.run(command, check=True)
+    assert json.loads(daemon.out("fsck", "--format", "json"))["findings"] == []
+    daemon.cli("rmi", "-f", name)
+    held = {blob.digest.partition(":")[2] for blob in (index.manifest, arm64.manifest, arm64.config)}
+    assert not held & {path.name for path in (daemon.root / "content").rglob("*")}
+
+
+def test_an_index_made_here_is_saved_too(daemon: Daemon, tmp_path: Path) -> None:
+    amd64, arm64 = (build_busybox(env=("PATH=/bin", "OF=made"), architecture=name) for name in ("amd64", "arm64"))
+    with LoopbackRegistry() as origin:
+        for tag, image in (("amd64", amd64), ("arm64", arm64)):
+            push(origin.url, "app", tag, image)
+        parts = [f"{origin.host}/app:{tag}" for tag in ("amd64", "arm64")]
+        digest = daemon.out("manifest", "create", "made:1", *parts)
+        daemon.cli("save", "--all-platforms", "-o", str(tmp_path / "made.tar"), "made:1")
+    daemon.cli("manifest", "rm", "made:1")
+    daemon.cli("load", "-i", str(tmp_path / "made.tar"))
+    assert daemon.out("run", "--rm", "made:1", "sh", "-c", "echo $OF") == "made"
+    daemon.cli("save", "--all-platforms", "-o", str(tmp_path / "again.tar"), "made:1")
+    with tarfile.open(tmp_path / "again.tar") as tar:
+        file = tar.extractfile("index.json")
+        assert file is not None
+        assert [entry["digest"] for entry in json.load(file)["manifests"]] == [digest]
 
 
 def test_export_and_import_are_the_same_files(daemon: Daemon, tmp_path: Path) -> None:

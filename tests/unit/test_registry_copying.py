@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from moorage.server.registry.discover import Discovery
 from moorage.server.registry.pull import Puller
 from moorage.server.registry.push import Pushed
 from moorage.server.registry.reference import parse
+from moorage.server.registry.wholes import Gatherer
 from tests.fakeregistry import FakeRegistry, Reply, Request
 from tests.images import OCI_MANIFEST, Blob, build_image, build_index, tar_layer
 from tests.memorygraph import MemoryGraph
@@ -191,3 +193,35 @@ def test_the_index_that_an_image_was_pulled_by(world: World) -> None:
     world.graph.indexes.clear()
     with pytest.raises(FailedPrecondition, match="it was not pulled by an index"):
         world.copier.push_index(image, target, None, lambda _: None, CancelToken())
+
+
+def test_an_index_with_all_that_it_lists_for_an_archive(world: World) -> None:
+    """What is not here comes from where the image was pulled; when that is gone too, it is said."""
+    world.origin.add("team/app", "1", INDEX)
+    gatherer = Gatherer(world.graph, world.client, CancelToken())
+    whole = gatherer.of_image(world.pull())
+    assert whole.digest == INDEX.manifest.digest and whole.media_type == INDEX.manifest.media_type
+    assert whole.documents == {each.manifest.digest: each.manifest.data for each in (INDEX, AMD64, ARM64)}
+    blobs = {blob.digest: blob.data for image in (AMD64, ARM64) for blob in (image.config, *image.layers)}
+    assert {digest: b"".join(gatherer.open(blob)) for digest, blob in whole.blobs.items()} == blobs
+    assert ARM64.layers[0].digest not in world.graph.content.blobs, "it was for the archive only"
+    world.origin.blobs[ARM64.layers[0].digest] = b"?" * len(ARM64.layers[0].data)
+    with pytest.raises(FailedPrecondition, match="is not kept here, and no registry is known that has it"):
+        list(gatherer.open(whole.blobs[ARM64.layers[0].digest]))
+    world.graph.images[-1] = replace(world.graph.images[-1], digests=())
+    with pytest.raises(FailedPrecondition, match=f"its manifest {ARM64.manifest.digest} is not kept here"):
+        Gatherer(world.graph, world.client, CancelToken()).of_image(world.graph.images[-1])
+
+
+def test_an_index_that_is_here_whole_needs_no_registry(world: World) -> None:
+    """As after a load: nothing is known of where it came from."""
+    world.origin.add("team/app", "1", INDEX)
+    image = replace(world.pull(), digests=())
+    for member in (AMD64, ARM64):
+        for blob in (member.manifest, member.config, *member.layers):
+            world.graph.content.blobs[blob.digest] = blob.data
+    asked = len(world.origin.requests)
+    target = parse(f"{world.target.host}/mine/app:1")
+    assert world.copier.push_index(image, target, None, lambda _: None, CancelToken()).digest == INDEX.manifest.digest
+    assert world.target.manifests["mine/app/manifests/1"].data == INDEX.manifest.data
+    assert len(world.origin.requests) == asked

@@ -355,12 +355,14 @@ class PruneImagesResponse(_message.Message):
     def __init__(self, untagged: _Optional[_Iterable[str]] = ..., deleted: _Optional[_Iterable[str]] = ..., reclaimed_bytes: _Optional[int] = ...) -> None: ...
 
 class SaveImagesRequest(_message.Message):
-    __slots__ = ("references", "format")
+    __slots__ = ("references", "format", "all_platforms")
     REFERENCES_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ALL_PLATFORMS_FIELD_NUMBER: _ClassVar[int]
     references: _containers.RepeatedScalarFieldContainer[str]
     format: ArchiveFormat
-    def __init__(self, references: _Optional[_Iterable[str]] = ..., format: _Optional[_Union[ArchiveFormat, str]] = ...) -> None: ...
+    all_platforms: bool
+    def __init__(self, references: _Optional[_Iterable[str]] = ..., format: _Optional[_Union[ArchiveFormat, str]] = ..., all_platforms: _Optional[bool] = ...) -> None: ...
 
 class SaveImagesResponse(_message.Message):
     __slots__ = ("data",)
