@@ -59,6 +59,15 @@ if TYPE_CHECKING:
 @click.option(
     "--network", default="", metavar="NAME", help="Network of RUN steps: bridge, host, none, or a network's name."
 )
+@click.option(
+    "--add-host", multiple=True, type=Parsed("NAME:IP", parse.host_entry), help="Line of /etc/hosts of RUN steps."
+)
+@click.option(
+    "--ulimit", multiple=True, type=Parsed("NAME=SOFT[:HARD]", parse.ulimit), help="Resource limit of RUN steps."
+)
+@click.option(
+    "--shm-size", type=Parsed("SIZE", parse.size), default=0, help="Size of /dev/shm of RUN steps.  [default: 64m]"
+)
 @click.option("--no-cache", is_flag=True, help="Do every step, whatever is cached.")
 @click.option("--pull", is_flag=True, help="Pull the images it builds on even when they are here.")
 @click.option(
@@ -216,6 +225,9 @@ def _opening(given: Inputs, options: dict[str, Any]) -> build_pb2.BuildOpen:
         labels=_pairs(options["labels"]),
         secrets=dict(_secret(text) for text in options["secrets"]),
         network="" if options["network"] == "default" else options["network"],
+        extra_hosts=options["add_host"],
+        rlimits=options["ulimit"],
+        shm_size_bytes=options["shm_size"],
         no_cache=options["no_cache"],
         pull=options["pull"],
         cache_from=[_cache_from(text) for text in options["cache_from"]],

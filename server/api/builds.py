@@ -13,7 +13,7 @@ from moorage.server.api import convert
 from moorage.server.engine import buildcommands as b
 from moorage.server.engine.engine import Engine
 from moorage.server.errors import InvalidArgument
-from moorage.server.model import Platform
+from moorage.server.model import Platform, Rlimit
 from moorage.v1 import build_pb2 as pb
 from moorage.v1 import build_pb2_grpc
 
@@ -73,6 +73,9 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
         secrets=dict(message.secrets),
         agents=frozenset(message.ssh),
         network=message.network,
+        extra_hosts=tuple(message.extra_hosts),
+        rlimits=tuple(Rlimit(each.name, each.soft, each.hard) for each in message.rlimits),
+        shm_size=message.shm_size_bytes,
         no_cache=message.no_cache,
         pull=message.pull,
         cache_from=tuple(message.cache_from),

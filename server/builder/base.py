@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Literal, Protocol
 
 from moorage.server.cancel import CancelToken
 from moorage.server.graph.drivers.base import Sink
-from moorage.server.model import Image, Mount
+from moorage.server.model import Image, Mount, Rlimit
 from moorage.server.registry.buildcache import CachedStep, RemoteCache
 
 Output = Callable[[Literal["stdout", "stderr"], bytes], None]
@@ -34,6 +34,8 @@ class RunSpec:
     network: str
     mounts: tuple[Mount, ...] = ()
     mounted: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
 
 
 class House(Protocol):
@@ -95,6 +97,9 @@ class BuildOptions:
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     agents: frozenset[str] = frozenset()
     network: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+    shm_size: int = 0
     no_cache: bool = False
     pull: bool = False
     cache_from: tuple[str, ...] = ()
@@ -103,6 +108,12 @@ class BuildOptions:
     files: bool = False
     contexts: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def around(self) -> dict[str, object]:
+        """What RUN steps find around them, for their keys: only what is not as usual."""
+        given = {"hosts": self.extra_hosts, "rlimits": [astuple(each) for each in self.rlimits], "shm": self.shm_size}
+        return {name: value for name, value in given.items() if value}
 
     @property
     def epoch(self) -> int | None:

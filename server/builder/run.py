@@ -36,10 +36,11 @@ from moorage.server.errors import FailedPrecondition, InvalidArgument, MoorageEr
 from moorage.server.graph.drivers.base import Sink
 from moorage.server.graph.graph import Graph
 from moorage.server.graph.packing import MadeLayer
-from moorage.server.model import Image, Platform
+from moorage.server.model import Image, Mount, Platform
 from moorage.server.registry.buildcache import CachedStep
 
 Emit = Callable[[BuildEvent], None]
+SHARED_MEMORY = "/dev/shm"
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ class Build:
             case CopyAction():
                 return await self._prepare_copy(step.place, action, state, progress)
         shown = [await self._shown(action, number, step.place, progress) for number in range(len(action.mounts))]
-        key = {**told(action, shown), "network": action.network or self._options.network}
+        network = action.network or self._options.network
+        key = {**told(action, shown), "network": network, **self._options.around}
         return _Work(key, lambda: self._run(action, shown, step.place, state, progress))
 
     async def _prepare_copy(self, place: Place, action: CopyAction, state: StageState, progress: _Progress) -> _Work:
@@ -315,7 +317,7 @@ class Build:
             try:
                 rootfs = graph.driver.rootfs(id)
                 stubs = await self._house.blocking(trees.missing, rootfs, furnished.stubs)
-                await self._run_container(_spec(id, action, furnished, state, self._options.network), place, progress)
+                await self._run_container(_spec(id, action, furnished, state, self._options), place, progress)
                 if stubs:
                     await self._house.blocking(trees.sweep, rootfs, stubs)
                 return cast(MadeLayer, await self._house.blocking(self._commit, id))
@@ -421,7 +423,9 @@ def planned(options: BuildOptions, platform: Platform) -> Plan:
     )
 
 
-def _spec(id: str, action: RunAction, furnished: Furnished, state: StageState, network: str) -> RunSpec:
+def _spec(id: str, action: RunAction, furnished: Furnished, state: StageState, options: BuildOptions) -> RunSpec:
+    own = any(mount.target == SHARED_MEMORY for mount in furnished.mounts)
+    memory = (Mount("tmpfs", SHARED_MEMORY, size=options.shm_size),) if options.shm_size and not own else ()
     return RunSpec(
         id=id,
         image=state.reference or SCRATCH,
@@ -430,9 +434,11 @@ def _spec(id: str, action: RunAction, furnished: Furnished, state: StageState, n
         private_env=(*action.hidden, *furnished.env),
         working_dir=action.working_dir,
         user=action.user,
-        network=action.network or network,
-        mounts=furnished.mounts,
+        network=action.network or options.network,
+        mounts=(*memory, *furnished.mounts),
         mounted=furnished.mounted,
+        extra_hosts=options.extra_hosts,
+        rlimits=options.rlimits,
     )
 
 

@@ -24,7 +24,15 @@ from moorage.server.engine.places import Places
 from moorage.server.errors import Internal, NotFound
 from moorage.server.execdriver import spec as oci
 from moorage.server.graph.drivers.base import Sink
-from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, NetworkAttachment
+from moorage.server.model import (
+    Container,
+    ContainerConfig,
+    ExitStatus,
+    Image,
+    ImageConfig,
+    NetworkAttachment,
+    Resources,
+)
 from moorage.server.registry.buildcache import BuildCaches, CachedStep, RemoteCache
 from moorage.server.registry.progress import PullProgress, PushProgress
 
@@ -167,8 +175,9 @@ class BuildHouse:
     def _add(self, spec: RunSpec) -> None:
         config = ContainerConfig(
             image=spec.image,
-            network=NetworkAttachment(network=spec.network or "bridge"),
+            network=NetworkAttachment(network=spec.network or "bridge", extra_hosts=spec.extra_hosts),
             mounts=spec.mounts,
+            resources=Resources(rlimits=spec.rlimits),
         )
         oci.check(config)
         container = Container(

@@ -51,6 +51,26 @@ def test_networks(project: Project) -> None:
     )
 
 
+def test_what_is_around_commands(project: Project) -> None:
+    options = (
+        "--add-host",
+        "registry.test:192.0.2.1",
+        "--add-host",
+        "six.test:[2001:db8::1]",
+        "--ulimit",
+        "nofile=100:200",
+    )
+    memory = "df -k /dev/shm | tail -1 | awk '{print $2}'; stat -c %a /dev/shm"
+    look = f"RUN grep test /etc/hosts | tr '\\t' ' '; ulimit -n; ulimit -Hn; {memory}"
+    told = output(project, look, *options, "--shm-size", "1m").splitlines()
+    assert told == ["192.0.2.1 registry.test", "2001:db8::1 six.test", "100", "200", "1024", "1777"]
+    assert output(project, look).splitlines()[-2:] == ["65536", "1777"]
+    lines = "FROM BASE\nRUN grep -c registry.test /etc/hosts; true\n"
+    steps = [project.build(lines, *each).steps for each in ((), options, (), options)]
+    name = "RUN grep -c registry.test /etc/hosts; true"
+    assert [each[name] for each in steps] == ["done", "done", "cached", "cached"]
+
+
 def test_a_cache_mount_stays_and_is_no_part_of_the_image(project: Project) -> None:
     lines = "RUN --mount=type=cache,target=/c,id=counter{n} echo x >>/c/n; wc -l </c/n"
     first, second = lines.format(n=1), lines.format(n=2)

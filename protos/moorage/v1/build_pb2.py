@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from moorage.v1 import image_pb2 as moorage_dot_v1_dot_image__pb2
+from moorage.v1 import runtime_pb2 as moorage_dot_v1_dot_runtime__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moorage/v1/build.proto\x12\nmoorage.v1\x1a\x16moorage/v1/image.proto\"\xd1\x01\n\x0c\x42uildRequest\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.moorage.v1.BuildOpenH\x00\x12,\n\x04list\x18\x02 \x01(\x0b\x32\x1c.moorage.v1.BuildContextListH\x00\x12\x34\n\x08\x63ontents\x18\x03 \x01(\x0b\x32 .moorage.v1.BuildContextContentsH\x00\x12+\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1a.moorage.v1.BuildAgentDataH\x00\x42\t\n\x07message\"\xdf\x05\n\tBuildOpen\x12\x12\n\ndockerfile\x18\x01 \x01(\x0c\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x38\n\nbuild_args\x18\x05 \x03(\x0b\x32$.moorage.v1.BuildOpen.BuildArgsEntry\x12\x31\n\x06labels\x18\x06 \x03(\x0b\x32!.moorage.v1.BuildOpen.LabelsEntry\x12\x33\n\x07secrets\x18\x07 \x03(\x0b\x32\".moorage.v1.BuildOpen.SecretsEntry\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x10\n\x08no_cache\x18\t \x01(\x08\x12\x0c\n\x04pull\x18\n \x01(\x08\x12\x12\n\ncache_from\x18\x0b \x03(\t\x12\x14\n\x0cinline_cache\x18\x0c \x01(\x08\x12&\n\x08platform\x18\r \x01(\x0b\x32\x14.moorage.v1.Platform\x12\x0b\n\x03ssh\x18\x0e \x03(\t\x12.\n\x08\x63\x61\x63he_to\x18\x0f \x03(\x0b\x32\x1c.moorage.v1.BuildCacheExport\x12\r\n\x05\x66iles\x18\x10 \x01(\x08\x12@\n\x0e\x62uild_contexts\x18\x11 \x03(\x0b\x32(.moorage.v1.BuildOpen.BuildContextsEntry\x12\x13\n\x0b\x63ontext_url\x18\x12 \x01(\t\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x34\n\x12\x42uildContextsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x10\x42uildCacheExport\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\nall_stages\x18\x02 \x01(\x08\"K\n\x0e\x42uildAgentData\x12\x12\n\nconnection\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\"^\n\x10\x42uildContextList\x12+\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1c.moorage.v1.BuildContextFile\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\"\xaa\x01\n\x10\x42uildContextFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .moorage.v1.BuildContextFileKind\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x16\n\x0emodified_nanos\x18\x05 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x0e\n\x06target\x18\x07 \x01(\t\"E\n\x14\x42uildContextContents\x12-\n\x06pieces\x18\x01 \x03(\x0b\x32\x1d.moorage.v1.BuildContextPiece\"1\n\x11\x42uildContextPiece\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xc3\x02\n\rBuildResponse\x12)\n\x06wanted\x18\x01 \x01(\x0b\x32\x17.moorage.v1.BuildWantedH\x00\x12+\n\x05\x62\x65gun\x18\x02 \x01(\x0b\x32\x1a.moorage.v1.BuildStepBegunH\x00\x12+\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x1a.moorage.v1.BuildStepEndedH\x00\x12-\n\x06output\x18\x04 \x01(\x0b\x32\x1b.moorage.v1.BuildStepOutputH\x00\x12\x11\n\x07warning\x18\x05 \x01(\tH\x00\x12\"\n\x05image\x18\x06 \x01(\x0b\x32\x11.moorage.v1.ImageH\x00\x12+\n\x05\x61gent\x18\x07 \x01(\x0b\x32\x1a.moorage.v1.BuildAgentDataH\x00\x12\x0f\n\x05\x66iles\x18\x08 \x01(\x0cH\x00\x42\t\n\x07message\",\n\x0b\x42uildWanted\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x0c\n\x04last\x18\x02 \x01(\x08\";\n\x0e\x42uildStepBegun\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05stage\x18\x03 \x01(\t\"U\n\x0e\x42uildStepEnded\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x16\n\x0e\x64uration_nanos\x18\x02 \x01(\x03\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"V\n\x0f\x42uildStepOutput\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\'\n\x06stream\x18\x02 \x01(\x0e\x32\x17.moorage.v1.BuildStream\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"@\n\x16PruneBuildCacheRequest\x12\x16\n\x0eunused_seconds\x18\x01 \x01(\x03\x12\x0e\n\x06\x63\x61\x63hes\x18\x02 \x01(\x08\"A\n\x17PruneBuildCacheResponse\x12\r\n\x05steps\x18\x01 \x01(\x05\x12\x17\n\x0freclaimed_bytes\x18\x02 \x01(\x03*\xaa\x01\n\x14\x42uildContextFileKind\x12\'\n#BUILD_CONTEXT_FILE_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x42UILD_CONTEXT_FILE_KIND_FILE\x10\x01\x12%\n!BUILD_CONTEXT_FILE_KIND_DIRECTORY\x10\x02\x12 \n\x1c\x42UILD_CONTEXT_FILE_KIND_LINK\x10\x03*v\n\x0b\x42uildStream\x12\x1c\n\x18\x42UILD_STREAM_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42UILD_STREAM_STDOUT\x10\x01\x12\x17\n\x13\x42UILD_STREAM_STDERR\x10\x02\x12\x17\n\x13\x42UILD_STREAM_STATUS\x10\x03\x32\xac\x01\n\x0c\x42uildService\x12@\n\x05\x42uild\x12\x18.moorage.v1.BuildRequest\x1a\x19.moorage.v1.BuildResponse(\x01\x30\x01\x12Z\n\x0fPruneBuildCache\x12\".moorage.v1.PruneBuildCacheRequest\x1a#.moorage.v1.PruneBuildCacheResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moorage/v1/build.proto\x12\nmoorage.v1\x1a\x16moorage/v1/image.proto\x1a\x18moorage/v1/runtime.proto\"\xd1\x01\n\x0c\x42uildRequest\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.moorage.v1.BuildOpenH\x00\x12,\n\x04list\x18\x02 \x01(\x0b\x32\x1c.moorage.v1.BuildContextListH\x00\x12\x34\n\x08\x63ontents\x18\x03 \x01(\x0b\x32 .moorage.v1.BuildContextContentsH\x00\x12+\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1a.moorage.v1.BuildAgentDataH\x00\x42\t\n\x07message\"\xb1\x06\n\tBuildOpen\x12\x12\n\ndockerfile\x18\x01 \x01(\x0c\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x38\n\nbuild_args\x18\x05 \x03(\x0b\x32$.moorage.v1.BuildOpen.BuildArgsEntry\x12\x31\n\x06labels\x18\x06 \x03(\x0b\x32!.moorage.v1.BuildOpen.LabelsEntry\x12\x33\n\x07secrets\x18\x07 \x03(\x0b\x32\".moorage.v1.BuildOpen.SecretsEntry\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x10\n\x08no_cache\x18\t \x01(\x08\x12\x0c\n\x04pull\x18\n \x01(\x08\x12\x12\n\ncache_from\x18\x0b \x03(\t\x12\x14\n\x0cinline_cache\x18\x0c \x01(\x08\x12&\n\x08platform\x18\r \x01(\x0b\x32\x14.moorage.v1.Platform\x12\x0b\n\x03ssh\x18\x0e \x03(\t\x12.\n\x08\x63\x61\x63he_to\x18\x0f \x03(\x0b\x32\x1c.moorage.v1.BuildCacheExport\x12\r\n\x05\x66iles\x18\x10 \x01(\x08\x12@\n\x0e\x62uild_contexts\x18\x11 \x03(\x0b\x32(.moorage.v1.BuildOpen.BuildContextsEntry\x12\x13\n\x0b\x63ontext_url\x18\x12 \x01(\t\x12\x13\n\x0b\x65xtra_hosts\x18\x13 \x03(\t\x12#\n\x07rlimits\x18\x14 \x03(\x0b\x32\x12.moorage.v1.Rlimit\x12\x16\n\x0eshm_size_bytes\x18\x15 \x01(\x03\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x34\n\x12\x42uildContextsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x10\x42uildCacheExport\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\nall_stages\x18\x02 \x01(\x08\"K\n\x0e\x42uildAgentData\x12\x12\n\nconnection\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\"^\n\x10\x42uildContextList\x12+\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1c.moorage.v1.BuildContextFile\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\"\xaa\x01\n\x10\x42uildContextFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .moorage.v1.BuildContextFileKind\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x16\n\x0emodified_nanos\x18\x05 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x0e\n\x06target\x18\x07 \x01(\t\"E\n\x14\x42uildContextContents\x12-\n\x06pieces\x18\x01 \x03(\x0b\x32\x1d.moorage.v1.BuildContextPiece\"1\n\x11\x42uildContextPiece\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xc3\x02\n\rBuildResponse\x12)\n\x06wanted\x18\x01 \x01(\x0b\x32\x17.moorage.v1.BuildWantedH\x00\x12+\n\x05\x62\x65gun\x18\x02 \x01(\x0b\x32\x1a.moorage.v1.BuildStepBegunH\x00\x12+\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x1a.moorage.v1.BuildStepEndedH\x00\x12-\n\x06output\x18\x04 \x01(\x0b\x32\x1b.moorage.v1.BuildStepOutputH\x00\x12\x11\n\x07warning\x18\x05 \x01(\tH\x00\x12\"\n\x05image\x18\x06 \x01(\x0b\x32\x11.moorage.v1.ImageH\x00\x12+\n\x05\x61gent\x18\x07 \x01(\x0b\x32\x1a.moorage.v1.BuildAgentDataH\x00\x12\x0f\n\x05\x66iles\x18\x08 \x01(\x0cH\x00\x42\t\n\x07message\",\n\x0b\x42uildWanted\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x0c\n\x04last\x18\x02 \x01(\x08\";\n\x0e\x42uildStepBegun\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05stage\x18\x03 \x01(\t\"U\n\x0e\x42uildStepEnded\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x16\n\x0e\x64uration_nanos\x18\x02 \x01(\x03\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"V\n\x0f\x42uildStepOutput\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\'\n\x06stream\x18\x02 \x01(\x0e\x32\x17.moorage.v1.BuildStream\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"@\n\x16PruneBuildCacheRequest\x12\x16\n\x0eunused_seconds\x18\x01 \x01(\x03\x12\x0e\n\x06\x63\x61\x63hes\x18\x02 \x01(\x08\"A\n\x17PruneBuildCacheResponse\x12\r\n\x05steps\x18\x01 \x01(\x05\x12\x17\n\x0freclaimed_bytes\x18\x02 \x01(\x03*\xaa\x01\n\x14\x42uildContextFileKind\x12\'\n#BUILD_CONTEXT_FILE_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x42UILD_CONTEXT_FILE_KIND_FILE\x10\x01\x12%\n!BUILD_CONTEXT_FILE_KIND_DIRECTORY\x10\x02\x12 \n\x1c\x42UILD_CONTEXT_FILE_KIND_LINK\x10\x03*v\n\x0b\x42uildStream\x12\x1c\n\x18\x42UILD_STREAM_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42UILD_STREAM_STDOUT\x10\x01\x12\x17\n\x13\x42UILD_STREAM_STDERR\x10\x02\x12\x17\n\x13\x42UILD_STREAM_STATUS\x10\x03\x32\xac\x01\n\x0c\x42uildService\x12@\n\x05\x42uild\x12\x18.moorage.v1.BuildRequest\x1a\x19.moorage.v1.BuildResponse(\x01\x30\x01\x12Z\n\x0fPruneBuildCache\x12\".moorage.v1.PruneBuildCacheRequest\x1a#.moorage.v1.PruneBuildCacheResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,48 +41,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUILDOPEN_SECRETSENTRY']._serialized_options = b'8\001'
   _globals['_BUILDOPEN_BUILDCONTEXTSENTRY']._loaded_options = None
   _globals['_BUILDOPEN_BUILDCONTEXTSENTRY']._serialized_options = b'8\001'
-  _globals['_BUILDCONTEXTFILEKIND']._serialized_start=2281
-  _globals['_BUILDCONTEXTFILEKIND']._serialized_end=2451
-  _globals['_BUILDSTREAM']._serialized_start=2453
-  _globals['_BUILDSTREAM']._serialized_end=2571
-  _globals['_BUILDREQUEST']._serialized_start=63
-  _globals['_BUILDREQUEST']._serialized_end=272
-  _globals['_BUILDOPEN']._serialized_start=275
-  _globals['_BUILDOPEN']._serialized_end=1010
-  _globals['_BUILDOPEN_BUILDARGSENTRY']._serialized_start=813
-  _globals['_BUILDOPEN_BUILDARGSENTRY']._serialized_end=861
-  _globals['_BUILDOPEN_LABELSENTRY']._serialized_start=863
-  _globals['_BUILDOPEN_LABELSENTRY']._serialized_end=908
-  _globals['_BUILDOPEN_SECRETSENTRY']._serialized_start=910
-  _globals['_BUILDOPEN_SECRETSENTRY']._serialized_end=956
-  _globals['_BUILDOPEN_BUILDCONTEXTSENTRY']._serialized_start=958
-  _globals['_BUILDOPEN_BUILDCONTEXTSENTRY']._serialized_end=1010
-  _globals['_BUILDCACHEEXPORT']._serialized_start=1012
-  _globals['_BUILDCACHEEXPORT']._serialized_end=1069
-  _globals['_BUILDAGENTDATA']._serialized_start=1071
-  _globals['_BUILDAGENTDATA']._serialized_end=1146
-  _globals['_BUILDCONTEXTLIST']._serialized_start=1148
-  _globals['_BUILDCONTEXTLIST']._serialized_end=1242
-  _globals['_BUILDCONTEXTFILE']._serialized_start=1245
-  _globals['_BUILDCONTEXTFILE']._serialized_end=1415
-  _globals['_BUILDCONTEXTCONTENTS']._serialized_start=1417
-  _globals['_BUILDCONTEXTCONTENTS']._serialized_end=1486
-  _globals['_BUILDCONTEXTPIECE']._serialized_start=1488
-  _globals['_BUILDCONTEXTPIECE']._serialized_end=1537
-  _globals['_BUILDRESPONSE']._serialized_start=1540
-  _globals['_BUILDRESPONSE']._serialized_end=1863
-  _globals['_BUILDWANTED']._serialized_start=1865
-  _globals['_BUILDWANTED']._serialized_end=1909
-  _globals['_BUILDSTEPBEGUN']._serialized_start=1911
-  _globals['_BUILDSTEPBEGUN']._serialized_end=1970
-  _globals['_BUILDSTEPENDED']._serialized_start=1972
-  _globals['_BUILDSTEPENDED']._serialized_end=2057
-  _globals['_BUILDSTEPOUTPUT']._serialized_start=2059
-  _globals['_BUILDSTEPOUTPUT']._serialized_end=2145
-  _globals['_PRUNEBUILDCACHEREQUEST']._serialized_start=2147
-  _globals['_PRUNEBUILDCACHEREQUEST']._serialized_end=2211
-  _globals['_PRUNEBUILDCACHERESPONSE']._serialized_start=2213
-  _globals['_PRUNEBUILDCACHERESPONSE']._serialized_end=2278
-  _globals['_BUILDSERVICE']._serialized_start=2574
-  _globals['_BUILDSERVICE']._serialized_end=2746
+  _globals['_BUILDCONTEXTFILEKIND']._serialized_start=2389
+  _globals['_BUILDCONTEXTFILEKIND']._serialized_end=2559
+  _globals['_BUILDSTREAM']._serialized_start=2561
+  _globals['_BUILDSTREAM']._serialized_end=2679
+  _globals['_BUILDREQUEST']._serialized_start=89
+  _globals['_BUILDREQUEST']._serialized_end=298
+  _globals['_BUILDOPEN']._serialized_start=301
+  _globals['_BUILDOPEN']._serialized_end=1118
+  _globals['_BUILDOPEN_BUILDARGSENTRY']._serialized_start=921
+  _globals['_BUILDOPEN_BUILDARGSENTRY']._serialized_end=969
+  _globals['_BUILDOPEN_LABELSENTRY']._serialized_start=971
+  _globals['_BUILDOPEN_LABELSENTRY']._serialized_end=1016
+  _globals['_BUILDOPEN_SECRETSENTRY']._serialized_start=1018
+  _globals['_BUILDOPEN_SECRETSENTRY']._serialized_end=1064
+  _globals['_BUILDOPEN_BUILDCONTEXTSENTRY']._serialized_start=1066
+  _globals['_BUILDOPEN_BUILDCONTEXTSENTRY']._serialized_end=1118
+  _globals['_BUILDCACHEEXPORT']._serialized_start=1120
+  _globals['_BUILDCACHEEXPORT']._serialized_end=1177
+  _globals['_BUILDAGENTDATA']._serialized_start=1179
+  _globals['_BUILDAGENTDATA']._serialized_end=1254
+  _globals['_BUILDCONTEXTLIST']._serialized_start=1256
+  _globals['_BUILDCONTEXTLIST']._serialized_end=1350
+  _globals['_BUILDCONTEXTFILE']._serialized_start=1353
+  _globals['_BUILDCONTEXTFILE']._serialized_end=1523
+  _globals['_BUILDCONTEXTCONTENTS']._serialized_start=1525
+  _globals['_BUILDCONTEXTCONTENTS']._serialized_end=1594
+  _globals['_BUILDCONTEXTPIECE']._serialized_start=1596
+  _globals['_BUILDCONTEXTPIECE']._serialized_end=1645
+  _globals['_BUILDRESPONSE']._serialized_start=1648
+  _globals['_BUILDRESPONSE']._serialized_end=1971
+  _globals['_BUILDWANTED']._serialized_start=1973
+  _globals['_BUILDWANTED']._serialized_end=2017
+  _globals['_BUILDSTEPBEGUN']._serialized_start=2019
+  _globals['_BUILDSTEPBEGUN']._serialized_end=2078
+  _globals['_BUILDSTEPENDED']._serialized_start=2080
+  _globals['_BUILDSTEPENDED']._serialized_end=2165
+  _globals['_BUILDSTEPOUTPUT']._serialized_start=2167
+  _globals['_BUILDSTEPOUTPUT']._serialized_end=2253
+  _globals['_PRUNEBUILDCACHEREQUEST']._serialized_start=2255
+  _globals['_PRUNEBUILDCACHEREQUEST']._serialized_end=2319
+  _globals['_PRUNEBUILDCACHERESPONSE']._serialized_start=2321
+  _globals['_PRUNEBUILDCACHERESPONSE']._serialized_end=2386
+  _globals['_BUILDSERVICE']._serialized_start=2682
+  _globals['_BUILDSERVICE']._serialized_end=2854
 # @@protoc_insertion_point(module_scope)

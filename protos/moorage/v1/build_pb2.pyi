@@ -1,4 +1,5 @@
 from moorage.v1 import image_pb2 as _image_pb2
+from moorage.v1 import runtime_pb2 as _runtime_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -43,7 +44,7 @@ class BuildRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildOpen(_message.Message):
-    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files", "build_contexts", "context_url")
+    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files", "build_contexts", "context_url", "extra_hosts", "rlimits", "shm_size_bytes")
     class BuildArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +91,9 @@ class BuildOpen(_message.Message):
     FILES_FIELD_NUMBER: _ClassVar[int]
     BUILD_CONTEXTS_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_URL_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    RLIMITS_FIELD_NUMBER: _ClassVar[int]
+    SHM_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     dockerfile: bytes
     file_name: str
     tags: _containers.RepeatedScalarFieldContainer[str]
@@ -108,7 +112,10 @@ class BuildOpen(_message.Message):
     files: bool
     build_contexts: _containers.ScalarMap[str, str]
     context_url: str
-    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ..., build_contexts: _Optional[_Mapping[str, str]] = ..., context_url: _Optional[str] = ...) -> None: ...
+    extra_hosts: _containers.RepeatedScalarFieldContainer[str]
+    rlimits: _containers.RepeatedCompositeFieldContainer[_runtime_pb2.Rlimit]
+    shm_size_bytes: int
+    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ..., build_contexts: _Optional[_Mapping[str, str]] = ..., context_url: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., rlimits: _Optional[_Iterable[_Union[_runtime_pb2.Rlimit, _Mapping]]] = ..., shm_size_bytes: _Optional[int] = ...) -> None: ...
 
 class BuildCacheExport(_message.Message):
     __slots__ = ("reference", "all_stages")
