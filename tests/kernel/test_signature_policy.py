@@ -96,4 +96,11 @@ def test_builds_and_archives(daemon: Daemon, registry: LoopbackRegistry, tmp_pat
     daemon.cli("load", "-i", str(tmp_path / "oci-archive-good"))
     daemon.cli("rmi", good)
     daemon.cli("build", "-t", "made:1", "-", stdin=f"FROM {good}\nENV X=1\n")
+    # What is here is not asked again, unless the call says so.
+    daemon.cli("tag", "made:1", bad)
+    assert daemon.out("run", "--rm", bad, "sh", "-c", "echo $A$X") == "good1"
+    assert unsigned in daemon.cli("run", "--rm", "--pull", "always", bad, "true", check=False).stderr
+    daemon.cli("build", "-q", "-", stdin=f"FROM {bad}\nENV Y=1\n")
+    assert unsigned in daemon.cli("build", "-q", "--pull", "-", stdin=f"FROM {bad}\nENV Y=1\n", check=False).stderr
+    assert daemon.inspect(bad)["id"] == daemon.inspect("made:1")["id"], "a refused pull changes no name"
     daemon.cli("import", str(rootfs), "elsewhere.example/it:1")
