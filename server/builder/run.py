@@ -312,7 +312,11 @@ class Build:
         self, action: RunAction, shown: Sequence[Shown], place: Place, state: StageState, progress: _Progress
     ) -> MadeLayer:
         graph, trees, id = self._tools.graph, self._tools.trees, secrets.token_hex(32)
-        async with self._tools.workshop.furnish(id, action, shown, self._given, place) as furnished:
+        shop, blocking = self._tools.workshop, self._house.blocking
+        async with (
+            shop.copied(id, action, shown, graph.view, blocking, self._cancel) as own,
+            shop.furnish(id, action, own, self._given, place) as furnished,
+        ):
             await self._house.blocking(graph.driver.create, id, state.chain_id)
             try:
                 rootfs = graph.driver.rootfs(id)

@@ -26,6 +26,7 @@ _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 @dataclass(frozen=True)
 class RunMount:
     """One mount of a RUN. `origin` is a stage or an image (bind), `source` a path in it; `size` in bytes, 0 for no limit.
+    What is written to a bind mount that is not `read_only` is lost.
 
     `target` is empty for a secret that is only a variable, and for an SSH agent that may be anywhere.
     """
@@ -97,8 +98,7 @@ def _checked(values: dict[str, str], kind: str, place: Place) -> RunMount:
         raise place.error(f"RUN --mount=type={kind} needs a target")
     if sharing not in ("shared", "private", "locked"):
         raise fail("sharing", "shared, private or locked")
-    if flag("readwrite"):
-        raise fail("readwrite", "not offered, for what is written would be lost: copy the files first")
+    writable = flag("readwrite") or (kind == "bind" and "readonly" in values and not flag("readonly"))
     if kind == "cache" and ("from" in values or "source" in values):
         raise place.error("RUN --mount=type=cache,from= is not offered: a cache begins empty")
     size = values.get("size", "0").lower()
@@ -115,7 +115,7 @@ def _checked(values: dict[str, str], kind: str, place: Place) -> RunMount:
         uid=number("uid", 10, 0),
         gid=number("gid", 10, 0),
         size=int(size.rstrip("bkmg")) * _SIZES[size.lstrip("0123456789")],
-        read_only=kind == "bind" or flag("readonly"),
+        read_only=flag("readonly") if kind != "bind" else not writable,
         required=flag("required"),
         variable=values.get("env", ""),
     )

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from moorage.server.builder.agents import Agents
 from moorage.server.builder.caches import Caches
+from moorage.server.builder.context import Whole
 from moorage.server.builder.layout import SCRIPT, RunAction
 from moorage.server.builder.runmounts import RunMount
 from moorage.server.builder.source import Place
-from moorage.server.builder.trees import Trees
+from moorage.server.builder.trees import Placement, Sources, Trees
+from moorage.server.cancel import CancelToken
+from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.model import Mount
+
+View = Callable[[str], tuple[RootfsMount, ...]]
+"""The mounts that show a chain of layers or an image."""
+Blocking = Callable[..., Awaitable[Any]]
+"""Runs a blocking function on a thread."""
 
 STUBS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 """Where every container has something mounted. What is made there for that is no part of a layer."""
@@ -35,7 +45,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a mount of type bind shows: files of a chain of layers or an image, or (`host`) a file or directory of the daemon's own."""
+    """What a mount of type bind shows: files of a chain of layers or an image, or (`host`) a file or directory of the daemon's own.
+
+    `view` and `path` are in the step's key.
+    """
 
     view: str = ""
     path: str = ""
@@ -74,13 +87,54 @@ class Workshop:
     def __init__(self, root: Path, state: Path, trees: Trees) -> None:
         self._scripts = root / "build" / "scripts"
         self._secrets = state / "build"
+        self._copies = root / "build" / "copies"
+        self._trees = trees
         self.repositories = root / "build" / "repositories"
         caches = root / "build" / "caches"
-        for directory in (self._scripts, self._secrets, self.repositories):
+        transient = (self._scripts, self._secrets, self._copies, self.repositories)
+        for directory in transient:
             shutil.rmtree(directory, ignore_errors=True)
-        for directory in (root / "build", caches, self._scripts, self._secrets, self.repositories):
+        for directory in (root / "build", caches, *transient):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.caches = Caches(caches, trees)
+
+    @asynccontextmanager
+    async def copied(
+        self, id: str, action: RunAction, shown: Sequence[Shown], see: View, blocking: Blocking, cancel: CancelToken
+    ) -> AsyncIterator[list[Shown]]:
+        """What the mounts of a RUN show, with a copy of what may be written to, which is gone after the block."""
+        wanted = {number for number, mount in enumerate(action.mounts) if mount.kind == "bind" and not mount.read_only}
+        if not wanted:
+            yield list(shown)
+            return
+        directory = self._copies / id
+        directory.mkdir(mode=0o700)
+        try:
+            found = list(shown)
+            for number in wanted:
+                found[number] = await blocking(self._copy, found[number], directory / str(number), see, cancel)
+            yield found
+        finally:
+            await asyncio.shield(blocking(self._trees.remove, directory))
+
+    def _copy(self, source: Shown, directory: Path, see: View, cancel: CancelToken) -> Shown:
+        directory.mkdir(mode=0o755)
+        if source.host:
+            copy = directory / "file"
+            shutil.copy2(source.host, copy)
+            return Shown(path=source.path, host=str(copy))
+        above, _, name = source.path.rpartition("/")
+        # With its own attributes, where it is not the top.
+        sources = Sources((f"{above}/./{name}" if above else name or ".",), parents=bool(name))
+        view, what = see(source.view), f"RUN --mount=type=bind,source={source.path}"
+        self._trees.look(view, sources, what)
+
+        def feed(pipe: RawIOBase) -> None:
+            self._trees.take(view, sources, what, Whole(pipe), cancel)
+
+        rootfs = (RootfsMount("bind", str(directory), ("bind",)),)
+        self._trees.put(rootfs, Placement(what, "/", directory=True), feed, cancel)
+        return Shown(view=source.view, path=source.path, host=str(directory / name))
 
     @asynccontextmanager
     async def furnish(
@@ -100,7 +154,7 @@ class Workshop:
                         parts.mounts.append(Mount("tmpfs", mount.target, size=mount.size))
                     case "bind":
                         parts.mounts.append(_bind(mount, source))
-                        parts.mounted += [source.view] if source.view else []
+                        parts.mounted += [source.view] if source.view and not source.host else []
                     case "secret":
                         _secret(mount, private / str(number), given.secrets, place, parts)
                     case "ssh":
@@ -153,7 +207,20 @@ async def _agent(mount: RunMount, path: Path, agents: Agents, place: Place, part
 def told(action: RunAction, shown: Sequence[Shown]) -> dict[str, Any]:
     """What the cache key of a RUN is made of; secrets by their names only."""
     mounts = [
-        [mount.kind, mount.target, mount.id, mount.mode, mount.uid, mount.gid, mount.size, source.view, source.path]
+        [
+            *(
+                mount.kind,
+                mount.target,
+                mount.id,
+                mount.mode,
+                mount.uid,
+                mount.gid,
+                mount.size,
+                source.view,
+                source.path,
+            ),
+            *(("rw",) if mount.kind == "bind" and not mount.read_only else ()),
+        ]
         for mount, source in zip(action.mounts, shown, strict=True)
     ]
     return {
@@ -169,7 +236,7 @@ def told(action: RunAction, shown: Sequence[Shown]) -> dict[str, Any]:
 
 def _bind(mount: RunMount, source: Shown) -> Mount:
     if source.host:
-        return Mount("bind", mount.target, source.host, read_only=True)
+        return Mount("bind", mount.target, source.host, read_only=mount.read_only)
     return Mount("image", mount.target, source.view, read_only=True, sub_path=source.path)
 
 

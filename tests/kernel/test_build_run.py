@@ -103,6 +103,29 @@ def test_a_bind_mount_of_a_stage_and_an_image(project: Project) -> None:
     assert built.output == "1\ngroup\npasswd\n"
 
 
+def test_what_is_written_to_a_bind_mount_is_lost(project: Project) -> None:
+    project.write({"src/a": "1", "src/d/b": "2", "one": "3"})
+    write = "echo x >{0}/new && echo y >>{0}/a && rm -r {0}/d && ls {0} && stat -c %a {0}"
+    dockerfile = (
+        "FROM BASE AS s\nRUN mkdir -p /made/d && echo 1 >/made/a && chown -R 7:8 /made && chmod 750 /made\nFROM BASE\n"
+        f"RUN --mount=source=src,target=/s,rw {write.format('/s')}\n"
+        f"RUN --mount=from=s,source=/made,target=/m,readonly=false {write.format('/m')}; stat -c %u:%g /m /m/a\n"
+        "RUN --mount=source=one,target=/one,rw echo 4 >>/one && cat /one && cp /one /kept\n"
+        f"RUN --mount=from={BASE},target=/i,rw touch /i/new /i/etc/new && ls /i/etc\n"
+        "WORKDIR /w\nRUN --mount=target=.,rw rm -r src && ls\nRUN --mount=source=src,target=/s cat /s/a /s/d/b\n"
+    )
+    built = project.build(dockerfile, "--no-cache")
+    told = "a new 755 a new 750 7:8 7:8 34 group new passwd Dockerfile one 12"
+    assert built.output.split() == told.split()
+    assert project.run("sh", "-c", "cat /kept; ls -d /s /m /i /one 2>/dev/null; true") == "34"
+    assert list((project.daemon.root / "build" / "copies").iterdir()) == []
+    lost = project.build("FROM BASE AS s\nFROM BASE\nRUN --mount=from=s,source=lost,target=/x,rw true\n", check=False)
+    assert (lost.code, "lost: no such file or directory" in lost.error) == (1, True)
+    failed = project.build("FROM BASE\nWORKDIR /w\nRUN --mount=target=.,rw mkdir -p x/y && exit 3\n", check=False)
+    assert "exit code 3" in failed.error
+    assert list((project.daemon.root / "build" / "copies").iterdir()) == []
+
+
 def test_a_tmpfs_mount(project: Project) -> None:
     lines = "RUN --mount=type=tmpfs,target=/t,size=1m touch /t/x; grep ' /t ' /proc/mounts | grep -o size=1024k\n"
     lines += "RUN ls -d /t 2>/dev/null || echo gone"
