@@ -26,6 +26,7 @@ from moorage.server.graph.content import DIGEST
 MAX_ENTRIES = 1_000_000
 MAX_NAME = 4095
 WHITEOUT = ".wh."
+_WILD = set("*?[")
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,19 @@ class BuildContext:
         """What each pattern names: a directory's contents, or files by their last names.
 
         With `parents` by their paths, from a `/./` in the pattern on; `**` is for any number of directories then, and finds links as they
-        are. `exclude` are regular expressions of names below the target. `fail` makes the error for a pattern that names nothing.
+        are. `exclude` are regular expressions of names below the target. `fail` makes the error for a pattern that names nothing, which one
+        with `*`, `?` or `[…]` may as long as another does.
         """
         excluded = [re.compile(each) for each in exclude]
-        found = []
+        found, named_any = [], not patterns
         for pattern in patterns:
             above, pivot, kept = pattern.partition("/./") if parents else ("", "", pattern)
             whole = f"{above}/{kept}" if pivot else pattern
             deep = parents and "**" in whole.split("/")
             matches = self._topmost(whole) if deep else self._matches(whole)
-            if not matches:
+            if not matches and not set(pattern) & _WILD:
                 raise fail(pattern)
+            named_any = named_any or bool(matches)
             for path in matches:
                 chosen = self._one(path, fail, follow=not deep)
                 if parents:
@@ -125,6 +128,8 @@ class BuildContext:
                 )
                 if entries or not chosen.single:
                     found.append(replace(chosen, entries=entries))
+        if not named_any:
+            raise fail(patterns[0])
         return found
 
     def _with_parents(self, chosen: Chosen, path: str, above: int) -> Chosen:
@@ -147,7 +152,7 @@ class BuildContext:
             return ["."]
         if pattern in self._entries:
             return [pattern]
-        if not set(pattern) & set("*?["):
+        if not set(pattern) & _WILD:
             resolved = self._resolve(pattern)
             return [resolved] if resolved in self._entries else []
         parts = pattern.split("/")

@@ -10,7 +10,7 @@ from typing import Any
 
 import urllib3
 
-from moorage.server.builder import archives
+from moorage.server.builder import archives, modes
 from moorage.server.builder.context import BuildContext, ContextEntry, Whole, tar_feeder
 from moorage.server.builder.fetch import fetch
 from moorage.server.builder.gitsource import Git, GitSource
@@ -162,7 +162,7 @@ class Copier:
             target=action.target.rstrip("/") or "/",
             directory=not single or action.target.endswith("/"),
             owner=action.owner,
-            mode=int(action.mode, 8) if action.mode else None,
+            mode=modes.parse(action.mode) if action.mode else None,
             archive=archive,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from moorage.server.builder import instructions as ins
-from moorage.server.builder import runmounts
+from moorage.server.builder import modes, runmounts
 from moorage.server.builder.gitsource import COMMIT, GitSource, git_source
 from moorage.server.builder.imagespec import ImageSpec
 from moorage.server.builder.instructions import Command, Instruction
@@ -30,7 +30,6 @@ RESERVED_LABELS = "moorage."
 
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.ASCII | re.IGNORECASE)
 _USER = re.compile(r"[^\s:\x00-\x1f]+(?::[^\s:\x00-\x1f]+)?")
-_MODE = re.compile(r"[0-7]{1,4}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -425,8 +424,11 @@ class _Layouter:
 
     def _mode(self, each: ins.Copy, expander: Expander) -> str:
         mode = expander.word(each.chmod)
-        if mode and not _MODE.fullmatch(mode):
-            raise each.place.error(f"{each.keyword} --chmod={mode}: not an octal mode, such as 755")
+        try:
+            if mode:
+                modes.parse(mode)
+        except ValueError as error:
+            raise each.place.error(f"{each.keyword} --chmod={mode}: {error}") from None
         return mode
 
 

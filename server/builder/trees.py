@@ -12,6 +12,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from moorage.server.builder.modes import Mode
 from moorage.server.cancel import CancelToken
 from moorage.server.graph.confined import CHUNK, PIPE_SIZE, RunTask, opened
 from moorage.server.graph.drivers.base import RootfsMount, Sink
@@ -25,7 +26,7 @@ class Placement:
     target: str
     directory: bool
     owner: str = ""
-    mode: int | None = None
+    mode: Mode | None = None
     archive: bool = False
 
 

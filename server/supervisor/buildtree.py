@@ -22,7 +22,7 @@ from moorage.server.libcontainer import rootfs, syscalls
 from moorage.server.libcontainer.errors import StartError
 from moorage.server.libcontainer.paths import open_in_root
 from moorage.server.libcontainer.users import resolve
-from moorage.server.supervisor import tarstream
+from moorage.server.supervisor import modes, tarstream
 from moorage.server.supervisor.confine import XATTR_CAPABILITIES, enter
 from moorage.server.supervisor.failures import Failure
 from moorage.server.supervisor.layerentry import refused
@@ -93,9 +93,10 @@ def owner(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 def put(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Put what the tar stream fds[0] holds at `target`.
 
-    `directory`: the target is one (else the stream's only file gets its name, unless a directory has that already); `owner` is
-    `name[:group]` or empty, `mode` octal or None, for all that is put; `archive` says that the stream is somebody's archive, whose
-    directories have their say about those that are there; `max_bytes` and `max_entries` as for `unpack`. `what` names it in errors.
+    `directory`: the target is one (else the stream's only file gets its name, unless a directory has that already). `owner` is
+    `name[:group]` or empty, `mode` a number, changes (see modes.py) or None, for all that is put. `archive` says that the stream is
+    somebody's archive, whose directories have their say about those that are there. `max_bytes` and `max_entries` as for `unpack`.
+    `what` names it in errors.
     """
     (tar,) = fds
     stream = os.fdopen(tar, "rb", tarstream.CHUNK)
@@ -151,12 +152,20 @@ def look(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def _named(root: int, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The patterns, each with every path that it names."""
+    """The patterns, each with every path that it names; one with `*`, `?` or `[…]` may name nothing as long as another does."""
+    found = False
     for pattern in args["patterns"]:
         matches = list(expand(root, pattern, deep=args["parents"] and _is_deep(pattern)))
-        if not matches:
-            raise Failure("InvalidArgument", f"{args['what']}: {pattern}: no such file or directory", path=pattern)
+        if not matches and not set(pattern) & set("*?["):
+            raise _nothing(args, pattern)
+        found = found or bool(matches)
         yield from ((pattern, path) for path in matches)
+    if args["patterns"] and not found:
+        raise _nothing(args, args["patterns"][0])
+
+
+def _nothing(args: dict[str, Any], pattern: str) -> Failure:
+    return Failure("InvalidArgument", f"{args['what']}: {pattern}: no such file or directory", path=pattern)
 
 
 def _above(pattern: str) -> int:
@@ -318,9 +327,7 @@ def _owner(root: int, text: str, what: str) -> tuple[int, int]:
 class PlacedStream(TarStream):
     """A stream whose entries lie below a directory, the only file under a name of its own where one is given."""
 
-    def __init__(
-        self, stream: BinaryIO, prefix: bytes, name: bytes, owner: tuple[int, int] | None, mode: int | None
-    ) -> None:
+    def __init__(self, stream: BinaryIO, prefix: bytes, name: bytes, owner: tuple[int, int] | None, mode: Any) -> None:
         super().__init__(stream)
         self._prefix = prefix.strip(b"/")
         self._name = name
@@ -335,7 +342,9 @@ class PlacedStream(TarStream):
             if self._owner is not None:
                 changed.uid, changed.gid = self._owner
             if self._mode is not None and entry.kind != tarstream.SYMLINK:
-                changed.mode = self._mode
+                is_directory = entry.kind == tarstream.DIRECTORY
+                own = isinstance(self._mode, int)
+                changed.mode = self._mode if own else modes.changed(entry.mode, self._mode, directory=is_directory)
             yield changed
 
     def _placed(self, name: bytes) -> bytes:

@@ -42,6 +42,8 @@ FILES = {"a.txt": "a", "b.txt": "b", "c.md": "c", "d/e/f.txt": "f", "d/g": "g"}
         ("COPY *.txt /x/", "/x", ["a.txt", "b.txt"]),
         ("COPY [ab].txt d/*/f.??? /x/", "/x", ["a.txt", "b.txt", "f.txt"]),
         ('COPY ["a.txt", "/x y/"]', "'/x y'", ["a.txt"]),
+        ("COPY a.txt lock* x/?.y /x/", "/x", ["a.txt"]),
+        ("FROM BASE AS s\nCOPY a.txt /s/\nFROM BASE\nCOPY --from=s /s/lock* /s/a.txt /x/", "/x", ["a.txt"]),
         ("COPY . /x", "/x", ["Dockerfile", "a.txt", "b.txt", "c.md", "d/e/f.txt", "d/g"]),
         ("COPY ../../a.txt /x/", "/x", ["a.txt"]),
         ("COPY --link a.txt /x/", "/x", ["a.txt"]),
@@ -76,6 +78,15 @@ def test_owner_mode_time_and_links(project: Project) -> None:
         "1600000000",
         "plain",
     ]
+
+
+def test_symbolic_modes(project: Project) -> None:
+    project.write({"script": "#!/bin/sh\n", "d/e/f": "1"})
+    (project.directory / "d/e").chmod(0o700)
+    project.build(
+        "FROM BASE AS s\nCOPY --chmod=+x script /a\nFROM BASE\nCOPY --chmod=go=rX d /d\nCOPY --from=s --chmod=a-w,g= /a /b\n"
+    )
+    assert project.run("stat", "-c", "%a", "/d/e", "/d/e/f", "/b").split() == ["755", "644", "505"]
 
 
 def test_links_in_the_image_are_followed_inside_it(project: Project) -> None:
@@ -177,6 +188,8 @@ def test_links_of_a_stage_lead_nowhere_else(project: Project) -> None:
         ("RUN mkdir /x && touch /x/sub\nCOPY d /x/", "there is a file of that name, which no directory can replace"),
         ("COPY f d /x", "the target must be a directory"),
         ("COPY * /x", "files cannot have one name"),
+        ("COPY lock* /x/", "Dockerfile:2: COPY lock*: no such file in the context"),
+        ("FROM BASE\nCOPY --from=0 /lock* /x/", "Dockerfile:3: COPY --from: lock*: no such file or directory"),
     ],
 )
 def test_what_cannot_be_replaced(project: Project, lines: str, message: str) -> None:

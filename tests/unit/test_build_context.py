@@ -99,6 +99,13 @@ def test_any_number_of_directories(pattern: str, paths: list[str]) -> None:
     assert all(entry.kind == kinds[above + entry.path] for entry in found), "links stay links"
 
 
+def test_a_pattern_may_name_nothing_as_long_as_another_does() -> None:
+    assert chosen("a.txt", "lock*", "[x]y", "d/?x") == ["a.txt"]
+    for patterns in (("lock*",), ("lock*", "[y]"), ("a.txt", "lock"), ("lock*", "lock")):
+        with pytest.raises(KeyError, match="lock"):
+            chosen(*patterns)
+
+
 def test_everything() -> None:
     assert len(chosen(".")) == len(TREE)
 

@@ -111,7 +111,10 @@ def test_arguments_of_from_lines() -> None:
         ),
         ("FROM a\nENV x=${y:?is needed}", "Dockerfile:2: ENV: y: is needed"),
         ("FROM a\nCOPY x y z", "Dockerfile:2: COPY z: with several sources the target must be a directory"),
-        ("FROM a\nCOPY --chmod=999 x y", "Dockerfile:2: COPY --chmod=999: not an octal mode, such as 755"),
+        (
+            "FROM a\nCOPY --chmod=999 x y",
+            "Dockerfile:2: COPY --chmod=999: neither an octal mode, such as 755, nor a symbolic one, such as u=rwX,go=rX",
+        ),
         ("FROM a\nCOPY --chown='a b' x y", "Dockerfile:2: COPY --chown=a b: not name or name:group"),
         (
             "FROM a\nADD git@example.com:x /y",
