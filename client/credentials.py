@@ -12,7 +12,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +121,8 @@ class Store:
 
     def _write(self, config: dict[str, Any]) -> None:
         """Whole or not at all, for the owner's eyes only."""
+        import tempfile  # takes longer to load than the rest of this, and only logins write
+
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # A link stays one: what it leads to is replaced.

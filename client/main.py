@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -116,7 +118,11 @@ def cli(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; answers the exit code."""
+    """Run the command line, that of this process if no arguments are given; answers the exit code."""
+    if arguments is None:
+        # A process of its own is too short-lived to look for garbage often, and at its end there is no use in it.
+        gc.set_threshold(50_000)
+        atexit.register(gc.freeze)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         result = cli.main(args=arguments, prog_name="moorage", standalone_mode=False)

@@ -110,8 +110,8 @@ class Transfer:
         document = self._choose(image, target)
         layers = [blob for blob in document.layers if not any(word in blob.media_type for word in FOREIGN)]
         self._widen(document.layers)
-        packed = self._blobs(image, document, layers)
         config = self._graph.document(image.id)
+        packed = self._blobs(image, document, layers, config)
         rewritten = bool(packed)
         if rewritten and ":" in target:
             message = f"cannot push {self._reference.repository}@{target}: the blob of its layer {next(iter(packed))} is not to be had"
@@ -119,7 +119,7 @@ class Transfer:
             raise FailedPrecondition(message, reason="BLOB_LOST", hint=hint)
         if packed:
             document, config = _rewritten(document, config, packed)
-        self.send_config(document.config, config)
+            self.send_config(document.config, config)
         self.put_manifest(document.raw, document.media_type, document.digest, target)
         name = f"{self._reference.repository}{'@' if ':' in target else ':'}{target}"
         return Pushed(name, document.digest, len(document.raw), document.media_type, rewritten)
@@ -185,10 +185,18 @@ class Transfer:
     def _uploader_to(self, remote: Remote) -> Uploader:
         return Uploader(remote, self._client.config.upload_chunk, self._client.uploads, self._cancel)
 
-    def _blobs(self, image: Image, document: Manifest, layers: list[Descriptor]) -> dict[str, LayerBlob]:
-        """Send the layers; answers the blobs that stand in for those that could not be had, by the digests they were listed as."""
+    def _blobs(self, image: Image, document: Manifest, layers: list[Descriptor], config: bytes) -> dict[str, LayerBlob]:
+        """Send the layers and the config; answers the blobs that stand in for layers that could not be had, by the digests they were listed
+        as."""
         chains = {blob.digest: layer.chain_id for blob, layer in zip(document.layers, image.layers, strict=True)}
-        done = self._each(layers, lambda blob: self._layer(blob, chains[blob.digest]))
+
+        def send(blob: Descriptor) -> LayerBlob | None:
+            if blob.digest in chains:
+                return self._layer(blob, chains[blob.digest])
+            self.send_config(blob, config)
+            return None
+
+        done = self._each((*layers, document.config), send)
         return {digest: packed for digest, packed in done.items() if packed is not None}
 
     def _each(self, blobs: Iterable[Descriptor], send: Callable[[Descriptor], T]) -> dict[str, T]:
