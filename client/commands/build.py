@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moorage.client.buildinputs import Inputs
     from moorage.client.buildprogress import Show
     from moorage.client.builds import Build
+    from moorage.client.sdk import Client
     from moorage.v1 import build_pb2
 
 
@@ -105,6 +106,8 @@ if TYPE_CHECKING:
     metavar="DIRECTORY|-|type=local|tar,dest=PATH",
     help="Where to leave the files of the target instead of an image: a directory, or a tar archive. With -t there is one too.",
 )
+@click.option("--push", is_flag=True, help="Send the image to its registry under every --tag.")
+@click.option("--load", is_flag=True, help="Nothing: the daemon has what it builds.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; print only the ID.")
 @pass_settings
 def command(settings: Settings, context: str, file: str, **options: Any) -> None:
@@ -116,6 +119,8 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
     from moorage.client.buildinputs import inputs
     from moorage.client.buildprogress import progress
 
+    if options["push"] and not options["tags"]:
+        raise click.UsageError("--push needs a --tag to push")
     agents = _agents(options["ssh"])
     output = _output(options)
     with (
@@ -132,6 +137,9 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
             for _ in pieces:
                 pass
         image = build.result() if output is None else build.image
+        if image is not None and options["push"]:
+            for tag in options["tags"]:
+                _push(client, tag, options["quiet"] or options["progress"] == "json")
     if image is None:
         return
     if options["iidfile"] is not None:
@@ -142,6 +150,18 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
         say(image.id)
     elif options["progress"] != "json":
         say(f"{', '.join(options['tags']) or 'image'}: {image.id} ({format.size(image.size_bytes)})")
+
+
+def _push(client: Client, tag: str, quiet: bool) -> None:
+    from moorage.client.auth import auth_for
+    from moorage.client.progress import progress
+
+    with client.images.push(tag, auth=auth_for(tag)) as pushing, progress(quiet) as show:
+        for step in pushing:
+            show(step)
+        pushed = pushing.result()
+    if not quiet:
+        tell(f"{pushed.reference}: {pushed.digest}")
 
 
 def _files(build: Build, show: Show) -> Iterator[bytes]:

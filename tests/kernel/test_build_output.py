@@ -8,9 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from tests.aftermath import whole
 from tests.building import BASE, Project, daemon, project
+from tests.registry import LoopbackRegistry
 
 __all__ = ["daemon", "project"]
 
@@ -94,3 +96,22 @@ def test_a_reader_that_goes_away(project: Project) -> None:
         assert client.wait(60) != 0
     assert project.build("FROM BASE\nRUN true\n").code == 0
     whole(project.daemon)
+
+
+def test_an_image_is_pushed_under_all_its_names(project: Project, registry: LoopbackRegistry) -> None:
+    names = [f"{registry.host}/test/pushed:{tag}" for tag in ("1", "2")]
+    tags = [word for name in names for word in ("-t", name)]
+    done = build(project, *tags, "--push", "--load", "--progress", "plain")
+    assert (done.returncode, done.stderr.decode().count(f"{registry.host}/test/pushed:")) == (0, 2)
+    assert build(project, "-q", *tags, "--push").stderr == b""
+    digests = set()
+    with urllib3.PoolManager() as http:
+        for tag in ("1", "2"):
+            accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+            answer = http.request("GET", f"{registry.url}/v2/test/pushed/manifests/{tag}", headers=accept)
+            digests.add(answer.headers["Docker-Content-Digest"])
+    (digest,) = digests
+    assert digest in done.stderr.decode()
+    refused = build(project, "-t", "127.0.0.1:1/x:1", "--push")
+    assert (refused.returncode, b"127.0.0.1:1" in refused.stderr) == (1, True)
+    assert b"--push needs a --tag to push" in build(project, "--push").stderr
