@@ -11,13 +11,19 @@ import asyncio
 import hashlib
 import itertools
 import os
+import secrets
+import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from moorage.server.builder.runmounts import RunMount
 from moorage.server.builder.trees import Trees
+
+Fill = Callable[[int, Path], Awaitable[None]]
+"""Puts into a new directory what the mount of that number begins with."""
+_DRAFT = ".new"
 
 
 class Caches:
@@ -25,14 +31,16 @@ class Caches:
 
     def __init__(self, root: Path, trees: Trees) -> None:
         self._root = root
+        for draft in root.glob(f"*{_DRAFT}"):
+            shutil.rmtree(draft)
         self._trees = trees
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._private: set[Path] = set()
         """Those that somebody has for himself now."""
 
     @asynccontextmanager
-    async def use(self, mounts: Sequence[RunMount]) -> AsyncIterator[list[Path]]:
-        """The directory of each mount, all of one RUN; made when first used. Waits for those that are locked."""
+    async def use(self, mounts: Sequence[RunMount], fill: Fill | None = None) -> AsyncIterator[list[Path]]:
+        """The directory of each mount, all of one RUN; made, and filled, when first used. Waits for those that are locked."""
         async with AsyncExitStack() as stack:
             # In one order for all, so that no two wait for each other.
             for identity in sorted({mount.id for mount in mounts if mount.sharing == "locked"}):
@@ -43,7 +51,10 @@ class Caches:
                     own[mount.id] = self._free(mount)
                     self._private.add(own[mount.id])
                     stack.callback(self._private.discard, own[mount.id])
-            yield [self._made(mount, own.get(mount.id, self._path(mount.id, 0))) for mount in mounts]
+            yield [
+                await self._made(mount, own.get(mount.id, self._path(mount.id, 0)), fill, number)
+                for number, mount in enumerate(mounts)
+            ]
 
     def _free(self, mount: RunMount) -> Path:
         numbers = itertools.count()
@@ -54,11 +65,21 @@ class Caches:
         return self._root / hashlib.sha256(name.encode()).hexdigest()
 
     @staticmethod
-    def _made(mount: RunMount, path: Path) -> Path:
-        if not path.exists():
-            path.mkdir(mode=0o700)
-            os.chown(path, mount.uid, mount.gid)
-            path.chmod(mount.mode)
+    async def _made(mount: RunMount, path: Path, fill: Fill | None, number: int) -> Path:
+        if path.exists():
+            return path
+        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_DRAFT}")
+        draft.mkdir(mode=0o700)
+        try:
+            if fill is not None:
+                await fill(number, draft)
+            os.chown(draft, mount.uid, mount.gid)
+            draft.chmod(mount.mode)
+            # Another RUN may have made it meanwhile.
+            if not path.exists():
+                draft.rename(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         return path
 
     def drop(self) -> None:

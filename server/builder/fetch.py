@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit
@@ -21,7 +22,7 @@ MODE = 0o600
 def fetch(
     url: str, checksum: str, content: ContentStore, http: urllib3.PoolManager, cancel: CancelToken
 ) -> ContextEntry:
-    """Fetch a URL; answers a file by the last name of its path.
+    """Fetch a URL; answers a file by the last name of its path. `checksum` is empty, or `sha256:…`, `sha384:…` or `sha512:…`.
 
     Raises Unavailable, NotFound, ResourceExhausted, InvalidArgument (no name), DataLoss (not the checksum).
     """
@@ -32,6 +33,7 @@ def fetch(
         response = http.request("GET", url, preload_content=False, redirect=True)
     except urllib3.exceptions.HTTPError as error:
         raise Unavailable(f"ADD {url}: {error}", url=url) from None
+    wanted = hashlib.new(checksum.partition(":")[0] or "sha256")
     with cancel.on_cancel(response.close), response, content.draft() as draft:
         if response.status != 200:
             missing = response.status in (404, 410)
@@ -39,13 +41,15 @@ def fetch(
         try:
             while data := response.read(CHUNK):
                 draft.write(data)
+                wanted.update(data)
                 if draft.size > MAX_BYTES:
                     raise ResourceExhausted(f"ADD {url}: larger than {MAX_BYTES} bytes", url=url)
         except urllib3.exceptions.HTTPError as error:
             cancel.check()
             raise Unavailable(f"ADD {url}: {error}", url=url) from None
-        if checksum and draft.digest != checksum:
-            raise DataLoss(f"ADD {url}: its digest is {draft.digest}, not {checksum}", url=url)
+        found = f"{wanted.name}:{wanted.hexdigest()}"
+        if checksum and found != checksum:
+            raise DataLoss(f"ADD {url}: its digest is {found}, not {checksum}", url=url)
         digest = draft.commit()
         return ContextEntry(
             name, "file", MODE, draft.size, _modified(response.headers.get("Last-Modified", "")), digest

@@ -30,7 +30,7 @@ RESERVED_LABELS = "moorage."
 
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.ASCII | re.IGNORECASE)
 _USER = re.compile(r"[^\s:\x00-\x1f]+(?::[^\s:\x00-\x1f]+)?")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ class _Layouter:
         known = COMMIT if repositories else _DIGEST
         if checksum and (not known.fullmatch(checksum) or count != 1 or not urls + repositories):
             raise each.place.error(
-                f"ADD --checksum={checksum}: needs sha256:… and one URL, or a commit and one repository"
+                f"ADD --checksum={checksum}: needs sha256:… (sha384, sha512) and one URL, or a commit and one repository"
             )
         return CopyAction(
             keyword=each.keyword,

@@ -27,7 +27,7 @@ from moorage.server.builder.layout import Action, CopyAction, DirectoryAction, R
 from moorage.server.builder.parse import parse
 from moorage.server.builder.plan import SCRATCH, NamedContext, Origin, Plan, Stage, plan
 from moorage.server.builder.progress import BuildEvent, StepBegun, StepEnded, StepOutput, Warned
-from moorage.server.builder.running import Furnished, Given, Shown, Workshop, told
+from moorage.server.builder.running import Furnished, Given, Means, Shown, Workshop, told
 from moorage.server.builder.source import Place
 from moorage.server.builder.stage import StageState, of_image
 from moorage.server.builder.trees import Sources, Trees
@@ -312,10 +312,10 @@ class Build:
         self, action: RunAction, shown: Sequence[Shown], place: Place, state: StageState, progress: _Progress
     ) -> MadeLayer:
         graph, trees, id = self._tools.graph, self._tools.trees, secrets.token_hex(32)
-        shop, blocking = self._tools.workshop, self._house.blocking
+        shop, means = self._tools.workshop, Means(graph.view, self._house.blocking, self._cancel)
         async with (
-            shop.copied(id, action, shown, graph.view, blocking, self._cancel) as own,
-            shop.furnish(id, action, own, self._given, place) as furnished,
+            shop.copied(id, action, shown, means) as own,
+            shop.furnish(id, action, own, self._given, means, place) as furnished,
         ):
             await self._house.blocking(graph.driver.create, id, state.chain_id)
             try:
@@ -347,7 +347,7 @@ class Build:
     async def _shown(self, action: RunAction, number: int, place: Place, progress: _Progress) -> Shown:
         """What a mount shows."""
         mount, origin = action.mounts[number], action.origins[number]
-        if mount.kind != "bind":
+        if mount.kind != "bind" and origin is None:
             return Shown()
         path = mount.source.strip("/").removeprefix("./")
         path = "" if path == "." else path

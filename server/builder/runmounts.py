@@ -25,7 +25,7 @@ _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 @dataclass(frozen=True)
 class RunMount:
-    """One mount of a RUN. `origin` is a stage or an image (bind), `source` a path in it; `size` in bytes, 0 for no limit.
+    """One mount of a RUN. `origin` is a stage, an image or a context (bind, cache), `source` a path in it; `size` in bytes, 0 for no limit.
     What is written to a bind mount that is not `read_only` is lost.
 
     `target` is empty for a secret that is only a variable, and for an SSH agent that may be anywhere.
@@ -99,8 +99,8 @@ def _checked(values: dict[str, str], kind: str, place: Place) -> RunMount:
     if sharing not in ("shared", "private", "locked"):
         raise fail("sharing", "shared, private or locked")
     writable = flag("readwrite") or (kind == "bind" and "readonly" in values and not flag("readonly"))
-    if kind == "cache" and ("from" in values or "source" in values):
-        raise place.error("RUN --mount=type=cache,from= is not offered: a cache begins empty")
+    if kind == "cache" and "source" in values and "from" not in values:
+        raise fail("source", "of what? name it with from=")
     size = values.get("size", "0").lower()
     if not size.rstrip("bkmg").isdigit() or size.lstrip("0123456789") not in _SIZES:
         raise fail("size", "not a size")

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from moorage.server.builder.runmounts import RunMount
 from moorage.server.builder.source import Place
 from moorage.server.builder.trees import Placement, Sources, Trees
 from moorage.server.cancel import CancelToken
+from moorage.server.errors import InvalidArgument
 from moorage.server.graph.drivers.base import RootfsMount
 from moorage.server.model import Mount
 
@@ -41,6 +42,15 @@ class Given:
 
     secrets: Mapping[str, bytes]
     agents: Agents
+
+
+@dataclass(frozen=True)
+class Means:
+    """What copying needs: what shows a chain or an image, threads, and the build's end."""
+
+    see: View
+    blocking: Blocking
+    cancel: CancelToken
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class Workshop:
 
     @asynccontextmanager
     async def copied(
-        self, id: str, action: RunAction, shown: Sequence[Shown], see: View, blocking: Blocking, cancel: CancelToken
+        self, id: str, action: RunAction, shown: Sequence[Shown], means: Means
     ) -> AsyncIterator[list[Shown]]:
         """What the mounts of a RUN show, with a copy of what may be written to, which is gone after the block."""
         wanted = {number for number, mount in enumerate(action.mounts) if mount.kind == "bind" and not mount.read_only}
@@ -112,12 +122,12 @@ class Workshop:
         try:
             found = list(shown)
             for number in wanted:
-                found[number] = await blocking(self._copy, found[number], directory / str(number), see, cancel)
+                found[number] = await means.blocking(self._copy, found[number], directory / str(number), means)
             yield found
         finally:
-            await asyncio.shield(blocking(self._trees.remove, directory))
+            await asyncio.shield(means.blocking(self._trees.remove, directory))
 
-    def _copy(self, source: Shown, directory: Path, see: View, cancel: CancelToken) -> Shown:
+    def _copy(self, source: Shown, directory: Path, means: Means) -> Shown:
         directory.mkdir(mode=0o755)
         if source.host:
             copy = directory / "file"
@@ -126,27 +136,43 @@ class Workshop:
         above, _, name = source.path.rpartition("/")
         # With its own attributes, where it is not the top.
         sources = Sources((f"{above}/./{name}" if above else name or ".",), parents=bool(name))
-        view, what = see(source.view), f"RUN --mount=type=bind,source={source.path}"
-        self._trees.look(view, sources, what)
+        self._take(source, sources, directory, means)
+        return Shown(view=source.view, path=source.path, host=str(directory / name))
+
+    def _take(self, source: Shown, sources: Sources, directory: Path, means: Means) -> int:
+        """Copy `sources` of what is shown into a directory; answers how many directories they are."""
+        view, what = means.see(source.view), f"RUN --mount=…,source={source.path}"
+        _, directories = self._trees.look(view, sources, what)
 
         def feed(pipe: RawIOBase) -> None:
-            self._trees.take(view, sources, what, Whole(pipe), cancel)
+            self._trees.take(view, sources, what, Whole(pipe), means.cancel)
 
         rootfs = (RootfsMount("bind", str(directory), ("bind",)),)
-        self._trees.put(rootfs, Placement(what, "/", directory=True), feed, cancel)
-        return Shown(view=source.view, path=source.path, host=str(directory / name))
+        self._trees.put(rootfs, Placement(what, "/", directory=True), feed, means.cancel)
+        return directories
+
+    def _begin(self, source: Shown, directory: Path, means: Means) -> None:
+        """Fill the directory of a cache."""
+        if source.host or not self._take(source, Sources((source.path or ".",)), directory, means):
+            raise InvalidArgument(f"RUN --mount=type=cache,source={source.path}: not a directory", reason="DOCKERFILE")
 
     @asynccontextmanager
     async def furnish(
-        self, id: str, action: RunAction, shown: Sequence[Shown], given: Given, place: Place
+        self, id: str, action: RunAction, shown: Sequence[Shown], given: Given, means: Means, place: Place
     ) -> AsyncIterator[Furnished]:
         """The mounts of a RUN while it runs; `shown` has an entry for each mount of the action."""
         parts = _Parts()
         async with AsyncExitStack() as stack:
             scripts = stack.enter_context(_directory(self._scripts / id))
             private = stack.enter_context(_directory(self._secrets / id))
-            caches = [mount for mount in action.mounts if mount.kind == "cache"]
-            for mount, path in zip(caches, await stack.enter_async_context(self.caches.use(caches)), strict=True):
+            begun = [pair for pair in zip(action.mounts, shown, strict=True) if pair[0].kind == "cache"]
+            caches = [_cache(mount, source) for mount, source in begun]
+
+            async def fill(number: int, directory: Path) -> None:
+                if begun[number][0].origin:
+                    await means.blocking(self._begin, begun[number][1], directory, means)
+
+            for mount, path in zip(caches, await stack.enter_async_context(self.caches.use(caches, fill)), strict=True):
                 parts.bind(mount.target, path, read_only=mount.read_only)
             for number, (mount, source) in enumerate(zip(action.mounts, shown, strict=True)):
                 match mount.kind:
@@ -170,6 +196,11 @@ class Workshop:
                 raise place.error("RUN has two mounts at one place")
             env = tuple(f"{name}={value}" for name, value in parts.env.items())
             yield Furnished(tuple(parts.mounts), tuple(parts.mounted), env)
+
+
+def _cache(mount: RunMount, source: Shown) -> RunMount:
+    """A cache that begins with something is another one for each such thing."""
+    return replace(mount, id=f"{mount.id}\0{source.view}\0{source.path}") if mount.origin else mount
 
 
 def _secret(mount: RunMount, path: Path, secrets: Mapping[str, bytes], place: Place, parts: _Parts) -> None:

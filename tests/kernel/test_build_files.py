@@ -283,6 +283,12 @@ def test_add_of_a_url(project: Project, server: str) -> None:
     assert project.build().steps[f"ADD {server}/files/name?x=1 /x/"] == "cached"
     wrong = project.build(f"FROM BASE\nADD --checksum=sha256:{'0' * 64} {server}/files/y /x\n", check=False)
     assert f"its digest is {digest}, not" in wrong.error
+    for name in ("sha384", "sha512"):
+        known = hashlib.new(name, b"fetched").hexdigest()
+        project.build(f"FROM BASE\nADD --checksum={name}:{known} {server}/files/y /{name}\n")
+        zeros = "0" * len(known)
+        wrong = project.build(f"FROM BASE\nADD --checksum={name}:{zeros} {server}/files/y /x\n", check=False)
+        assert f"its digest is {name}:{known}, not {name}:{zeros}" in wrong.error
     assert "the server answered 404" in project.build(f"FROM BASE\nADD {server}/nothing /x\n", check=False).error
     assert "the URL ends with no file name" in project.build(f"FROM BASE\nADD {server}/ /x\n", check=False).error
 

@@ -82,6 +82,22 @@ def test_a_cache_mount_stays_and_is_no_part_of_the_image(project: Project) -> No
     assert output(project, first).strip() == "1"
 
 
+def test_a_cache_mount_that_begins_with_files(project: Project) -> None:
+    lines = (
+        "FROM BASE AS s\nRUN mkdir -p /made/d && echo {0} >/made/d/f && touch /made/file\nFROM BASE\n"
+        "RUN --mount=type=cache,target=/c,from=s,source=/made,uid=7,mode=0750 cat /c/d/f; ls /c; stat -c '%u %a' /c; echo x >/c/kept\n"
+        f"RUN --mount=type=cache,target=/c,from={BASE} ls /c/etc\n"
+    )
+    first = ["1", "d", "file", "7", "750", "group", "passwd"]
+    assert project.build(lines.format(1), "--no-cache").output.split() == first
+    assert project.build(lines.format(1), "--no-cache").output.split() == [*first[:3], "kept", *first[3:]]
+    # Another beginning is another cache.
+    assert project.build(lines.format(2), "--no-cache").output.split() == ["2", *first[1:]]
+    lost = project.build(lines.format(3).replace("source=/made", "source=/made/file"), check=False)
+    assert (lost.code, "source=made/file: not a directory" in lost.error) == (1, True)
+    assert "c" not in project.run("ls", "-A", "/").split()
+
+
 def test_a_bind_mount_of_the_context(project: Project) -> None:
     project.write({"src/a": "1", "src/b": "2", "one": "3"})
     lines = (

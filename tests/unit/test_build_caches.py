@@ -74,3 +74,36 @@ async def test_two_that_lock_the_same_two_do_not_wait_for_each_other(caches: Cac
         for _ in range(20):
             group.create_task(use("a", "b"))
             group.create_task(use("b", "a", "b"))
+
+
+async def test_what_two_fill_at_once_is_filled_by_one_and_a_failure_leaves_nothing(
+    caches: Caches, tmp_path: Path
+) -> None:
+    filling = asyncio.Barrier(2)
+
+    async def fill(number: int, directory: Path) -> None:
+        (directory / "f").write_text("begun")
+        await filling.wait()
+
+    async def use() -> Path:
+        async with caches.use([mount("shared")], fill) as (path,):
+            assert (path / "f").read_text() == "begun"
+            return path
+
+    async with asyncio.TaskGroup() as group:
+        one, other = group.create_task(use()), group.create_task(use())
+    assert one.result() == other.result()
+
+    async def fail(number: int, directory: Path) -> None:
+        (directory / "half").touch()
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        async with caches.use([mount("shared", "other")], fail):
+            pass
+    assert list(tmp_path.iterdir()) == [one.result()]
+    # What a daemon that was killed had begun.
+    (tmp_path / "left.new").mkdir()
+    unused: Any = None
+    Caches(tmp_path, unused)
+    assert list(tmp_path.iterdir()) == [one.result()]

@@ -122,11 +122,11 @@ def test_arguments_of_from_lines() -> None:
         ),
         (
             "FROM a\nADD --checksum=sha256:1 http://x/y /z",
-            "Dockerfile:2: ADD --checksum=sha256:1: needs sha256:… and one URL, or a commit and one repository",
+            "Dockerfile:2: ADD --checksum=sha256:1: needs sha256:… (sha384, sha512) and one URL, or a commit and one repository",
         ),
         (
-            "FROM a\nRUN --mount=type=cache,target=/c,from=a x",
-            "Dockerfile:2: RUN --mount=type=cache,from= is not offered: a cache begins empty",
+            "FROM a\nRUN --mount=type=cache,target=/c,source=a x",
+            "Dockerfile:2: RUN --mount=type=cache,source=a: of what? name it with from=",
         ),
         (
             "FROM a\nCOPY --parents a**/b /y",
