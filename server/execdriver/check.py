@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from moorage.server.errors import InvalidArgument
 from moorage.server.execdriver import mounts
-from moorage.server.libcontainer import capabilities, seccomp
+from moorage.server.libcontainer import capabilities, seccomp, syscalls
 from moorage.server.model import (
     ContainerConfig,
     Device,
@@ -28,7 +28,8 @@ from moorage.server.model import (
     Security,
 )
 
-MIN_MEMORY = 6 << 20
+MIN_MEMORY = 2 << 20
+"""A start needs 1.5 MiB of its container's."""
 """Below it a container cannot even start its first process."""
 MIN_CPU_NANOS = 10_000_000
 """The kernel's smallest quota, a millisecond, in each period of 100."""
@@ -179,7 +180,7 @@ def check_devices(devices: Sequence[Device]) -> None:
 def _mounts(asked: Sequence[Mount]) -> None:
     seen: set[str] = set()
     for mount in asked:
-        target = _target(mount.target)
+        target = _target(mount)
         if target in seen:
             _refuse("mounts.target", f"two mounts at {target}")
         seen.add(target)
@@ -191,14 +192,27 @@ def _mounts(asked: Sequence[Mount]) -> None:
             _tmpfs(mount)
 
 
-def _target(target: str) -> str:
-    _path("mounts.target", target)
-    normal = os.path.normpath(target)
+def _target(mount: Mount) -> str:
+    _path("mounts.target", mount.target)
+    normal = os.path.normpath(mount.target)
     if normal == "/":
         _refuse("mounts.target", "/ is the root file system itself")
+    if normal == "/proc" and mount.kind == "bind" and _is_procfs(mount.source):
+        return normal
     if (normal == "/proc" or normal.startswith("/proc/")) and normal not in PROC_TARGETS:
-        _refuse("mounts.target", f"{target} is in /proc, where only the kernel may answer")
+        _refuse("mounts.target", f"{mount.target} is in /proc, where only the kernel may answer")
     return normal
+
+
+def _is_procfs(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return False
+    try:
+        return syscalls.file_system_type(fd) == syscalls.PROC_SUPER_MAGIC
+    finally:
+        os.close(fd)
 
 
 def _path(field: str, path: str) -> None:
@@ -295,7 +309,7 @@ def check_resources(resources: Resources) -> None:
 
 def _memory(memory: int, swap: int) -> None:
     if memory and memory < MIN_MEMORY:
-        _refuse("resources.memory_limit_bytes", f"{memory} is less than the minimum of {MIN_MEMORY} (6 MiB)")
+        _refuse("resources.memory_limit_bytes", f"{memory} is less than the minimum of {MIN_MEMORY} (2 MiB)")
     if memory > MAX_INT64:
         _refuse("resources.memory_limit_bytes", f"{memory} is too large")
     if swap < -1:

@@ -26,7 +26,7 @@ def build(
 ) -> list[dict[str, Any]]:
     """The defaults, then what was asked for with the outer before the inner; what was asked for takes a default's place.
 
-    `files` are bound at their targets, `images` shown by the mounts of that kind, in their order.
+    `files` are bound at their targets, read-only if the root file system is, `images` shown by the mounts of that kind, in their order.
     """
     asked = config.mounts
     targets = {os.path.normpath(mount.target) for mount in asked}
@@ -34,7 +34,8 @@ def build(
     defaults = [
         _default(each, config.security.privileged, pod) for each in DEFAULT_MOUNTS if each["destination"] not in hidden
     ]
-    bound = [_bind(target, source) for target, source in files.items() if target not in targets]
+    read_only = ["ro"] if config.read_only else []
+    bound = [_bind(target, source, "rprivate", *read_only) for target, source in files.items() if target not in targets]
     views = iter(images)
     own = [_image(mount, next(views)) if mount.kind == "image" else _mount(mount, pod is not None) for mount in asked]
     return defaults + sorted(bound + own, key=lambda each: each["destination"].count("/"))

@@ -15,6 +15,7 @@ from moorage.server.libcontainer.cgroups import Cgroup, CgroupManager
 from moorage.server.libcontainer.channel import Credentials
 from moorage.server.supervisor import filters, ociend, ociruntime, streams
 from moorage.server.supervisor.attach import Attachment
+from moorage.server.supervisor.failures import Failure
 from moorage.server.supervisor.log import LogFile
 from moorage.server.supervisor.loop import Loop
 from moorage.server.supervisor.protocol import EXIT_SUFFIX, STREAM_NAMES
@@ -137,6 +138,9 @@ class Container:
             streams.resize(self._console, columns, rows)
 
     def reopen_log(self) -> None:
+        """Raises Failure when it has ended, as its log is closed then; OSError."""
+        if self._finishing:
+            raise Failure("FailedPrecondition", f"container {self.id} is not running")
         self._log.reopen()
 
     def _delivery(self, kind: int) -> Callable[[bytes], None]:

@@ -8,7 +8,7 @@ import pytest
 from grpc import StatusCode
 
 from moorage.cri.v1 import api_pb2 as api
-from tests.criclient import Cri, refused, until
+from tests.criclient import HANDLER, Cri, refused, until
 
 pytestmark = pytest.mark.kernel
 
@@ -127,6 +127,13 @@ def test_limits_show_in_the_status_and_in_the_cgroup(cri: Cri) -> None:
     read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"
     assert box.sh(read) == f"{80 << 20}\n"
     assert box.sh("cat /proc/1/oom_score_adj") == "500\n" or box.sh("cat /proc/self/oom_score_adj") == "500\n"
+
+
+def test_a_small_limit_is_enough_to_start_and_to_exec(cri: Cri) -> None:
+    """As small as a start by us allows it, which is less than an OCI runtime needs."""
+    limit = 2 << 20 if not HANDLER else 16 << 20
+    box = cri.pod().run("sleep", "1000", linux={"resources": api.LinuxContainerResources(memory_limit_in_bytes=limit)})
+    assert box.sh("echo enough") == "enough\n"
 
 
 def test_the_user_shows_in_the_status(cri: Cri) -> None:

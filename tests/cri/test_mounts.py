@@ -61,6 +61,15 @@ def test_a_symbolic_link_of_the_host_is_followed(cri: Cri, tmp_path: Path) -> No
     assert cri.pod().sh("cat /data/file", mounts=mounts) == "found\n"
 
 
+def test_the_hosts_proc(cri: Cri) -> None:
+    mount = api.Mount(container_path="/proc", host_path="/proc", readonly=True)
+    box = cri.namespaces_pod(pid=api.CONTAINER).run("sleep", "1000765", mounts=[mount])
+    assert "sleep 1000765" in box.sh("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")
+    assert int(box.sh("readlink /proc/self")) > 1
+    with refused(StatusCode.INVALID_ARGUMENT, "/proc"):
+        box.pod.create("true", mounts=[api.Mount(container_path="/proc", host_path="/sys")])
+
+
 def test_a_path_of_the_host_that_is_not_there_becomes_a_directory(cri: Cri, tmp_path: Path) -> None:
     mounts = [api.Mount(container_path="/data", host_path=str(tmp_path / "new/deep"))]
     cri.pod().sh("touch /data/file", mounts=mounts)

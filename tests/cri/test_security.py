@@ -160,7 +160,9 @@ def test_no_new_privileges(cri: Cri) -> None:
 
 
 def test_a_read_only_root(cri: Cri) -> None:
-    assert "Read-only" in cri.pod().sh("touch /x 2>&1 || true", linux={"readonly_rootfs": True})
+    """Also the files that the containers of a pod share."""
+    script = "for path in /x /etc/hosts /etc/resolv.conf; do touch $path 2>&1 || true; done; touch /dev/shm/x"
+    assert cri.pod().sh(script, linux={"readonly_rootfs": True}).count("Read-only file system") == 3
 
 
 def test_exec_has_the_containers_user_groups_and_rights(cri: Cri) -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from moorage.server.errors import Internal, Unavailable, Unimplemented
+from moorage.server.errors import FailedPrecondition, Internal, Unavailable, Unimplemented
 from moorage.server.execdriver.base import AttachSpec, ContainerSpec, Pod, PodSpec
 from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.native_channel import call, connect
@@ -280,6 +280,20 @@ async def test_the_log_goes_on_in_a_new_file(box: NativeBox) -> None:
     path.rename(path.with_name("old"))
     await asyncio.to_thread(box.driver.reopen_log, pod.id, spec.id)
     await until(lambda: box.logged(spec) != b"")
+
+
+async def test_the_log_of_what_has_ended_is_not_opened_again(box: NativeBox) -> None:
+    """Its descriptor may be another container's by now."""
+    pod, first, _started = await box.run("true")
+    await box.exit(first)
+    second = box.spec("sh", "-c", "while read line; do echo $line; done", stdin_open=True)
+    await box.start(pod, second)
+    attached = await box.driver.attach(pod.id, second.id, AttachSpec(stdin=True))
+    with pytest.raises(FailedPrecondition, match="is not running"):
+        await asyncio.to_thread(box.driver.reopen_log, pod.id, first.id)
+    await attached.write(b"goes on\n")
+    await until(lambda: box.logged(second) == b"goes on\n")
+    await attached.close()
 
 
 async def test_output_held_outside_does_not_hold_the_exit(box: NativeBox) -> None:

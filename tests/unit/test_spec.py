@@ -214,7 +214,10 @@ def test_what_was_asked_for_takes_the_place_of_a_default() -> None:
 
 
 def test_read_only_root() -> None:
-    assert build(configured(read_only=True))["root"]["readonly"] is True
+    found = build(configured(read_only=True))
+    assert found["root"]["readonly"] is True
+    assert all("ro" in mounted(found)[f"/etc/{name}"]["options"] for name in ("hosts", "hostname", "resolv.conf"))
+    assert mounted(build())["/etc/hosts"]["options"] == ["rbind", "rprivate"]
     assert build()["root"]["readonly"] is False
 
 
@@ -333,7 +336,7 @@ def network(**fields: Any) -> dict[str, Any]:
 
 GOOD: list[dict[str, Any]] = [
     {},
-    limits(memory=6 << 20),
+    limits(memory=2 << 20),
     limits(memory=64 << 20, memory_swap=-1),
     limits(cpu_nanos=CPUS * 1_000_000_000, cpuset_cpus="0", cpuset_mems="0", cpu_shares=2, pids=1),
     limits(rlimits=(Rlimit("NOFILE", 10, -1), Rlimit("core", -1, -1))),
@@ -341,6 +344,7 @@ GOOD: list[dict[str, Any]] = [
     security(seccomp_profile='{"defaultAction": "SCMP_ACT_ALLOW"}'),
     mount("bind", "/data", "/", propagation="rshared"),
     mount("bind", "/proc/uptime", "/proc/uptime"),
+    mount("bind", "/proc", "/proc"),
     mount("tmpfs", "/tmp", size=1 << 30),
     {"hostname": "a-b.example.org", "stop_signal": "SIGRTMIN+3", "user": "1000:users", "stop_timeout": 0},
     {"env": ("A=", "B=x=y\nz"), "working_dir": "/srv/a b"},
@@ -349,7 +353,7 @@ GOOD: list[dict[str, Any]] = [
 ]
 
 BAD: list[tuple[str, dict[str, Any]]] = [
-    ("resources.memory_limit_bytes", limits(memory=6 * (1 << 20) - 1)),
+    ("resources.memory_limit_bytes", limits(memory=(2 << 20) - 1)),
     ("resources.memory_limit_bytes", limits(memory=-1)),
     ("resources.memory_limit_bytes", limits(memory=1 << 63)),
     ("resources.memory_swap_limit_bytes", limits(memory=64 << 20, memory_swap=32 << 20)),
@@ -392,6 +396,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("mounts.target", mount("bind", "/", "/")),
     ("mounts.target", mount("bind", "/a\nb", "/")),
     ("mounts.target", mount("bind", "/proc", "/")),
+    ("mounts.target", mount("bind", "/proc", "/no/such/place")),
+    ("mounts.target", mount("tmpfs", "/proc")),
     ("mounts.target", mount("bind", "/proc/self/attr", "/")),
     ("mounts.target", {"mounts": (Mount("tmpfs", "/a"), Mount("tmpfs", "/a/"))}),
     ("mounts.source", mount("bind", "/a", "relative")),
