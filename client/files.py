@@ -28,11 +28,17 @@ def write_archive(pieces: Iterable[bytes], output: str) -> None:
                 file.write(piece)
         draft.replace(output)
     except OSError as error:
-        raise click.ClickException(
-            f"cannot write {error.filename or output}: {(error.strerror or '').lower()}"
-        ) from None
+        raise click.ClickException(f"cannot write {output}: {(error.strerror or '').lower()}") from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+def make_directory(path: Path) -> None:
+    """Have a directory, with those above it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"cannot make {path}: {(error.strerror or '').lower()}") from None
 
 
 @contextmanager

@@ -7,13 +7,13 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
 
 from moorage.client.connection import TLS, default_host
 from moorage.client.console import Failure, Settings, tell_error
 from moorage.client.errors import MoorageError
+from moorage.client.verbs import Verbs
 from moorage.v1.version import VERSION
 
 VERBS = (
@@ -69,19 +69,8 @@ INTERRUPTED = 130
 PIPE_CLOSED = 141
 
 
-class Verbs(click.Group):
-    """A group whose commands are imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        # `import` is a word of Python's.
-        module = "import_" if cmd_name == "import" else cmd_name
-        command: click.Command = import_module(f"moorage.client.commands.{module}").command
-        return command
+class Program(Verbs):
+    """All of them."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -98,7 +87,12 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         ctx.exit()
 
 
-@click.command(cls=Verbs, context_settings={"max_content_width": 100})
+# `import` is a word of Python's.
+@click.command(
+    cls=Program,
+    verbs={verb: verb.replace("import", "import_") for verb in VERBS},
+    context_settings={"max_content_width": 100},
+)
 @click.option("-H", "--host", metavar="URL", help="The daemon: unix:///path or tcp://host:port (also MOORAGE_HOST).")
 @click.option(
     "--tls-ca", metavar="FILE", default="", envvar="MOORAGE_TLS_CA", help="Who signed the daemon's certificate."

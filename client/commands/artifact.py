@@ -14,7 +14,7 @@ import click
 from moorage.client import artifacts, format, parse
 from moorage.client.auth import auth_for, auth_options
 from moorage.client.console import Parsed, Settings, format_option, pass_settings, say, say_json
-from moorage.client.files import write_archive
+from moorage.client.files import make_directory, write_archive
 from moorage.client.jsonout import to_dict
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def pull(settings: Settings, artifact: str, directory: Path, username: str, pass
         document = json.loads(client.registry.manifest(artifact, auth=auth).raw)
         for layer in _files(artifact, document):
             path = directory / _name(layer)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             with client.registry.blob(artifact, layer["digest"], layer["size"], auth=auth) as pieces:
                 write_archive((piece.data for piece in pieces), str(path))
             say(format.printable(str(path)))

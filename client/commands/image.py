@@ -1,17 +1,43 @@
-"""`moorage image`: care for the images as a whole."""
+"""`moorage image`: what is done with images, in one place."""
 
 from __future__ import annotations
 
 import click
 
 from moorage.client import format, parse
-from moorage.client.console import Failure, Settings, pass_settings, say, say_json, tell
+from moorage.client.console import Failure, Settings, image_argument, pass_settings, say, say_json, tell
 from moorage.client.jsonout import to_dict
+from moorage.client.verbs import Verbs
+
+VERBS = {
+    "build": "build",
+    "history": "history",
+    "import": "import_",
+    "load": "load",
+    "ls": "images",
+    "pull": "pull",
+    "push": "push",
+    "rm": "rmi",
+    "save": "save",
+    "tag": "tag",
+}
+"""The commands that are known by a word of their own, too."""
 
 
-@click.group()
+@click.group(cls=Verbs, verbs=VERBS)
 def command() -> None:
-    """Care for the images as a whole."""
+    """What is done with images, and care for them as a whole."""
+
+
+@command.command("inspect")
+@image_argument(many=True)
+@click.option("--format", "output", type=click.Choice(["json"]), help="json: on one line.")
+@click.pass_context
+def inspect(ctx: click.Context, images: tuple[str, ...], output: str | None) -> None:
+    """Show all there is to know about images, as JSON; a list when several are named."""
+    from moorage.client.commands.inspect import command as every
+
+    ctx.invoke(every, names=images, kind="image", size=False, output=output)
 
 
 @command.command("prune")
@@ -33,7 +59,7 @@ def prune(settings: Settings, every: bool, force: bool, filters: tuple[str, ...]
             elif key == "until":
                 until = parse.moment(value)
             else:
-                raise ValueError(f"no such filter: {key}={value}")
+                raise ValueError(f"no such filter: {key}; there are label and until")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     what = "all images that no container holds" if every else "all images without a tag"

@@ -14,6 +14,7 @@ from moorage.client.console import Settings, format_option, pass_settings, say, 
 if TYPE_CHECKING:
     from moorage.v1 import image_pb2
 
+FILTERS = ("dangling", "label", "before", "since", "reference")
 HEADERS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
 
 
@@ -27,6 +28,7 @@ HEADERS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
     metavar="KEY=VALUE",
     help="dangling=true|false, label=KEY[=VALUE], before=IMAGE, since=IMAGE, reference=PATTERN.",
 )
+@click.option("-a", "--all", "every", is_flag=True, help="As without: no image is hidden here.")
 @click.option("--digests", is_flag=True, help="Show the digests that images were pulled as.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only IDs.")
 @click.option("--no-trunc", is_flag=True, help="Print IDs whole.")
@@ -36,6 +38,7 @@ def command(
     settings: Settings,
     reference: str,
     filters: tuple[str, ...],
+    every: bool,
     digests: bool,
     quiet: bool,
     no_trunc: bool,
@@ -73,10 +76,12 @@ def _conditions(entries: tuple[str, ...]) -> dict[str, Any]:
             patterns.append(value)
         elif key in ("before", "since"):
             found[key] = value
-        elif key == "dangling" and value in ("true", "false"):
+        elif key == "dangling":
+            if value not in ("true", "false"):
+                raise click.UsageError(f"the filter dangling is true or false, not {value!r}")
             found[key] = value == "true"
         else:
-            raise click.UsageError(f"no such filter: {key}={value}")
+            raise click.UsageError(f"no such filter: {key}; there are {', '.join(FILTERS)}")
     return found
 
 

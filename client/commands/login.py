@@ -25,6 +25,8 @@ def command(settings: Settings, registry: str, username: str, password_stdin: bo
     registry = registry_named(registry)
     username = username or _ask("Username")
     password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _ask("Password", hide=True)
+    if not password:
+        raise click.UsageError("the password is empty")
     credentials = Credentials(username, password)
     with settings.client() as client:
         if not client.registry.authenticate(registry, message(credentials, registry)):

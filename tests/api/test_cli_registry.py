@@ -142,6 +142,19 @@ def test_a_file_sent_as_it_is_asked_for(daemon: FakeDaemon, capsys: Capture, tmp
     assert document["layers"][0]["digest"] == f"sha256:{blob}"
 
 
+def test_artifact_pull_to_where_nothing_can_be_written(daemon: FakeDaemon, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    daemon.script |= {
+        "GetManifest": artifact("docs/a.md", "b"),
+        "GetBlob": [registry_pb2.GetBlobResponse(data=b"abc")],
+    }
+    assert run(daemon, "artifact", "pull", NAME, str(tmp_path / "file" / "out")) == 1
+    assert f"Error: cannot make {tmp_path}/file/out/docs: not a directory" in capsys.readouterr().err
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    assert run(daemon, "artifact", "pull", NAME, str(tmp_path / "out")) == 1
+    assert f"Error: cannot write {tmp_path}/out/b: is a directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("document", "why"),
     [
@@ -221,6 +234,12 @@ def test_login_where_nobody_asks(daemon: FakeDaemon, capsys: Capture, monkeypatc
     daemon.script["Authenticate"] = registry_pb2.AuthenticateResponse()
     assert log_in(daemon, monkeypatch, "registry.example") == 0
     assert "asks for no credentials" in capsys.readouterr().err
+
+
+def test_an_empty_password_is_none(daemon: FakeDaemon, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert log_in(daemon, monkeypatch, "registry.example", password="") == 2
+    assert "the password is empty" in capsys.readouterr().err
+    assert daemon.asked == []
 
 
 def test_login_needs_a_terminal_or_a_password(

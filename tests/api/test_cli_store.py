@@ -72,8 +72,28 @@ def test_images_filters_and_digests(daemon: FakeDaemon, capfd: Capture) -> None:
     assert asked(daemon, "ListImages") == image_pb2.ListImagesRequest(
         dangling=False, labels={"a": "b", "c": ""}, since="x", before="y", patterns=["app*"]
     )
-    assert run(daemon, "images", "-f", "nosuch=1") == 2
-    assert "no such filter" in capfd.readouterr().err
+    for word, why in (("nosuch=1", "no such filter: nosuch; there are dangling"), ("dangling=no", "not 'no'")):
+        assert run(daemon, "images", "-f", word) == 2
+        assert why in capfd.readouterr().err
+
+
+def test_what_is_done_with_images_has_words_below_image_too(daemon: FakeDaemon, capfd: Capture) -> None:
+    daemon.script |= {
+        "ListImages": image_pb2.ListImagesResponse(images=[image_pb2.Image(id=DIGEST)]),
+        "GetImage": image_pb2.Image(id=DIGEST),
+        "RemoveImage": image_pb2.RemoveImageResponse(),
+        "TagImage": image_pb2.Image(id=DIGEST),
+    }
+    assert run(daemon, "image", "ls", "-aq") == 0
+    assert capfd.readouterr().out.strip() == DIGEST[7:19]
+    assert run(daemon, "image", "inspect", "--format", "json", "app") == 0
+    assert json.loads(capfd.readouterr().out)["id"] == DIGEST
+    assert [name for name, _ in daemon.asked] == ["ListImages", "GetImage"], "no container of that name is looked for"
+    assert run(daemon, "image", "tag", "app", "app:2") == 0
+    assert run(daemon, "image", "rm", "app") == 0
+    assert asked(daemon, "RemoveImage").reference == "app"
+    for verb in ("build", "history", "import", "load", "prune", "pull", "push", "save"):
+        assert run(daemon, "image", verb, "--help") == 0
 
 
 def test_rmi_by_force(daemon: FakeDaemon) -> None:
