@@ -86,6 +86,8 @@ class KnownSteps:
             if not self._graph.content.exists(entry.blob.digest):
                 return None
             self._graph.apply_blob(entry.blob, parent, self._cancel)
+        if chain_id == entry.chain_id:
+            return entry
         return self._cache.add(entry.key, chain_id, entry.blob, text=entry.text, created_ns=entry.created_ns)
 
     def remember(self, key: str, parent: str, made: MadeLayer, text: str) -> CacheEntry:

@@ -32,11 +32,12 @@ FROM BASE
 COPY tree /tree/
 ADD archive.tar /unpacked/
 COPY --from=tools /tool /tool
+COPY --link --from=tools /tool /linked/
 RUN <<END
 #!/bin/sh
 dd if=/dev/zero of=/zeros bs=64k count=64
 END
-RUN --mount=type=bind,source=tree,target=/src --mount=type=secret,id=key cp /src/0 /run/secrets/key /tree/
+RUN --mount=type=bind,source=tree,target=/src,rw --mount=type=secret,id=key cp /src/0 /run/secrets/key /tree/
 WORKDIR /new/place
 CMD cat /tool /tree/key
 """
