@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,11 @@ if TYPE_CHECKING:
     metavar="DIRECTORY|-|type=local|tar,dest=PATH",
     help="Where to leave the files of the target instead of an image: a directory, or a tar archive. With -t there is one too.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Build nothing: tell what the Dockerfile says that is seldom meant, and exit 1 for any.",
+)
 @click.option("--push", is_flag=True, help="Send the image to its registry under every --tag.")
 @click.option("--load", is_flag=True, help="Nothing: the daemon has what it builds.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; print only the ID.")
@@ -130,7 +136,10 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
     ):
         if options["iidfile"] is not None:
             options["iidfile"].unlink(missing_ok=True)
-        with progress(options["progress"], options["quiet"]) as show:
+        with progress(options["progress"], options["quiet"] and not options["check"]) as show:
+            if options["check"]:
+                _check(build, show)
+                return
             pieces = _files(build, show)
             if output is not None:
                 output.write(pieces)
@@ -150,6 +159,16 @@ def command(settings: Settings, context: str, file: str, **options: Any) -> None
         say(image.id)
     elif options["progress"] != "json":
         say(f"{', '.join(options['tags']) or 'image'}: {image.id} ({format.size(image.size_bytes)})")
+
+
+def _check(build: Build, show: Show) -> None:
+    """Show what was found. Exits 1 when that is something."""
+    found = 0
+    for message in build:
+        found += message.WhichOneof("message") == "warning"
+        show(message)
+    if found:
+        sys.exit(1)
 
 
 def _push(client: Client, tag: str, quiet: bool) -> None:
@@ -257,6 +276,7 @@ def _opening(given: Inputs, options: dict[str, Any]) -> build_pb2.BuildOpen:
         inline_cache=any(not ref for ref, _ in exports),
         platform=options["platform"],
         files=bool(options["output"]),
+        check=options["check"],
     )
 
 

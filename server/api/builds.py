@@ -82,6 +82,7 @@ def _options(message: pb.BuildOpen) -> b.BuildOptions:
         cache_to=tuple(b.CacheExport(each.reference, each.all_stages) for each in message.cache_to),
         inline_cache=message.inline_cache,
         files=message.files,
+        check=message.check,
         contexts={name: text.removeprefix(IMAGE) if text.startswith(IMAGE) else "" for name, text in named.items()},
         repositories={
             **({"": message.context_url} if message.context_url else {}),

@@ -85,7 +85,7 @@ class BuildOptions:
     `contexts` are names that mean an image, or (empty) files; `repositories` are URLs of those files that are fetched, by name, that of
     the build's own context empty: then an empty `dockerfile` is the one at `file` there. `tags` are canonical;
     `secrets` are in memory only. `agents` are the IDs of SSH agents that the client forwards. With `files` the target's files are sent, and
-    without tags no image is made.
+    without tags no image is made. With `check` nothing is built: the Dockerfile is looked at.
     """
 
     dockerfile: bytes
@@ -106,6 +106,7 @@ class BuildOptions:
     cache_to: tuple[CacheExport, ...] = ()
     inline_cache: bool = False
     files: bool = False
+    check: bool = False
     contexts: Mapping[str, str] = field(default_factory=dict)
     repositories: Mapping[str, str] = field(default_factory=dict)
 

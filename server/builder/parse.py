@@ -23,18 +23,21 @@ _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 *
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """A Dockerfile: its instructions in order, and the escape character they were written with."""
+    """A Dockerfile: its instructions in order, the escape character they were written with, and what `# check=` says."""
 
     file: str
     instructions: tuple[Instruction, ...]
     escape: str
+    checks: str = ""
 
 
 def parse(data: bytes, file: str = "Dockerfile") -> Dockerfile:
     """Read a Dockerfile. Raises InvalidArgument, `Dockerfile:7: …`."""
     lines = lexer.read(data, file)
     parser = Parser(lines.escape)
-    return Dockerfile(file, tuple(parser.instruction(line) for line in lines.lines), lines.escape)
+    return Dockerfile(
+        file, tuple(parser.instruction(line) for line in lines.lines), lines.escape, lines.directives.get("check", "")
+    )
 
 
 def parse_trigger(text: str, line: Line, escape: str) -> Instruction:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from moorage.server.builder.agents import Agents
 from moorage.server.builder.context import BuildContext
 from moorage.server.builder.gitsource import Git
+from moorage.server.builder.lint import lint
+from moorage.server.builder.parse import parse
 from moorage.server.builder.remote import fetched
 from moorage.server.builder.run import Build, Tools, first_of, planned
 from moorage.server.cancel import CancelToken
@@ -52,6 +54,11 @@ class Builds:
             contexts |= await self._parts.engine.blocking(Lane.TRANSFER, self._fetch, options, cancel)
             if not options.dockerfile:
                 options = replace(options, dockerfile=self._dockerfile(options, contexts[""]))
+                planned(options, self._tools.platform)
+            if options.check:
+                for finding in lint(parse(options.dockerfile, options.file)):
+                    yield b.Warned(str(finding))
+                return
             job.stage("build")
             async for event in self._run(job, options, contexts, command.inputs, cancel):
                 yield event

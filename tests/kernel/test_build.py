@@ -62,6 +62,17 @@ CMD ["world"]
     assert project.daemon.out("ps", "-aq") == ""
 
 
+def test_a_check_builds_nothing(project: Project) -> None:
+    clean = project.build("FROM nowhere.example/none:1\nRUN false\n", "--check", tag="checked:1", check=False)
+    assert (clean.code, clean.warnings, clean.steps) == (0, [], {})
+    found = project.build("FROM BASE\nENV A b\nCMD x\n", "--check", tag="checked:1", check=False)
+    assert (found.code, len(found.warnings), found.steps) == (1, 2, {})
+    assert found.warnings[0] == "Dockerfile:2: ENV: write name=value (LegacyKeyValueFormat)"
+    wrong = project.build("FROM BASE\nCOPY --from=9 a b\n", "--check", tag="checked:1", check=False)
+    assert (wrong.code, "Dockerfile:2: COPY --from=9: no such stage" in wrong.error) == (1, True)
+    assert "checked" not in project.daemon.out("images")
+
+
 def test_stages_run_side_by_side_and_only_those_needed(project: Project) -> None:
     # Each waits for the other: one after the other, neither would end.
     wait = "RUN --mount=type=cache,target=/meet touch /meet/{0}; until [ -e /meet/{1} ]; do sleep 0.05; done; echo {0} >/{0}"

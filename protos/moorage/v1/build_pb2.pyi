@@ -44,7 +44,7 @@ class BuildRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[BuildOpen, _Mapping]] = ..., list: _Optional[_Union[BuildContextList, _Mapping]] = ..., contents: _Optional[_Union[BuildContextContents, _Mapping]] = ..., agent: _Optional[_Union[BuildAgentData, _Mapping]] = ...) -> None: ...
 
 class BuildOpen(_message.Message):
-    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files", "build_contexts", "context_url", "extra_hosts", "rlimits", "shm_size_bytes")
+    __slots__ = ("dockerfile", "file_name", "tags", "target", "build_args", "labels", "secrets", "network", "no_cache", "pull", "cache_from", "inline_cache", "platform", "ssh", "cache_to", "files", "build_contexts", "context_url", "extra_hosts", "rlimits", "shm_size_bytes", "check")
     class BuildArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class BuildOpen(_message.Message):
     EXTRA_HOSTS_FIELD_NUMBER: _ClassVar[int]
     RLIMITS_FIELD_NUMBER: _ClassVar[int]
     SHM_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     dockerfile: bytes
     file_name: str
     tags: _containers.RepeatedScalarFieldContainer[str]
@@ -115,7 +116,8 @@ class BuildOpen(_message.Message):
     extra_hosts: _containers.RepeatedScalarFieldContainer[str]
     rlimits: _containers.RepeatedCompositeFieldContainer[_runtime_pb2.Rlimit]
     shm_size_bytes: int
-    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ..., build_contexts: _Optional[_Mapping[str, str]] = ..., context_url: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., rlimits: _Optional[_Iterable[_Union[_runtime_pb2.Rlimit, _Mapping]]] = ..., shm_size_bytes: _Optional[int] = ...) -> None: ...
+    check: bool
+    def __init__(self, dockerfile: _Optional[bytes] = ..., file_name: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., build_args: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, bytes]] = ..., network: _Optional[str] = ..., no_cache: _Optional[bool] = ..., pull: _Optional[bool] = ..., cache_from: _Optional[_Iterable[str]] = ..., inline_cache: _Optional[bool] = ..., platform: _Optional[_Union[_image_pb2.Platform, _Mapping]] = ..., ssh: _Optional[_Iterable[str]] = ..., cache_to: _Optional[_Iterable[_Union[BuildCacheExport, _Mapping]]] = ..., files: _Optional[bool] = ..., build_contexts: _Optional[_Mapping[str, str]] = ..., context_url: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., rlimits: _Optional[_Iterable[_Union[_runtime_pb2.Rlimit, _Mapping]]] = ..., shm_size_bytes: _Optional[int] = ..., check: _Optional[bool] = ...) -> None: ...
 
 class BuildCacheExport(_message.Message):
     __slots__ = ("reference", "all_stages")
