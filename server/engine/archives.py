@@ -78,7 +78,8 @@ class Archive:
         self._graph, self._contents = graph, contents
 
     def images(self, platform: Platform) -> list[Found]:
-        """The images it holds, of indexes the one for `platform`. Raises InvalidArgument, DataLoss for what is not whole."""
+        """The images it holds, of indexes the one for `platform`, or the first there is. Raises InvalidArgument, DataLoss for what is not
+        whole."""
         held = self._contents.documents
         if "index.json" in held:
             return self._oci(held["index.json"], platform)
@@ -106,11 +107,9 @@ class Archive:
         raw = self._blob(digest)
         document = manifests.read(raw, "", SUBJECT, digest=digest)
         if isinstance(document, Index):
-            chosen = manifests.choose(document, platform)
-            if chosen is None or depth == MAX_DEPTH:
-                raise manifests.not_for(
-                    SUBJECT, platform, [each.platform for each in document.manifests if each.platform]
-                )
+            if depth == MAX_DEPTH:
+                raise InvalidArgument(f"{SUBJECT}: its indexes are nested more than {MAX_DEPTH} deep")
+            chosen = self._choose(document, platform)
             image = self._from_manifest(chosen.digest, platform, depth + 1)
             kept = self._listed(document.manifests, depth) - {
                 documents.digest_of(image.config),
@@ -120,9 +119,17 @@ class Archive:
             kept -= {blob.digest for blob in image.blobs}
             return replace(image, indexes=(digest, *image.indexes), kept=tuple(sorted({*image.kept, *kept})))
         config = self._blob(document.config.digest)
-        plans = plan_layers(document, config, platform, SUBJECT)
+        plans = plan_layers(document, config, None, SUBJECT)
         blobs = [LayerBlob(each.blob.digest, each.blob.media_type, each.blob.size, each.diff_id) for each in plans]
         return Found(config, tuple(blobs), raw, ())
+
+    def _choose(self, index: Index, platform: Platform) -> Descriptor:
+        """The image to make of an index: for `platform`, else the first, among those that the archive has."""
+        here = [entry for entry in index.manifests if self._graph.content.exists(entry.digest)]
+        found = manifests.choose(replace(index, manifests=tuple(here)), platform) or next(filter(_is_image, here), None)
+        if found is None:
+            raise DataLoss(f"{SUBJECT}: none of what index {index.digest} lists is in it", reason="INCOMPLETE_ARCHIVE")
+        return found
 
     def _listed(self, entries: Iterable[Descriptor], depth: int) -> set[str]:
         """All that an index with these entries lists, and that is here."""
@@ -170,6 +177,11 @@ class Archive:
             f"sha256:{entry.config.rpartition('/')[2].removesuffix('.json')}": [_tag(tag) for tag in entry.tags or ()]
             for entry in entries
         }
+
+
+def _is_image(entry: Descriptor) -> bool:
+    """Not an attestation, whose platform is `unknown/unknown`."""
+    return entry.platform is None or entry.platform.os != "unknown"
 
 
 def _decode(data: bytes, kind: Any, name: str) -> Any:

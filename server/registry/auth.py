@@ -167,7 +167,8 @@ class Authorizer:
         """What to do about a 401 that remains."""
         if self.presented:
             return "the registry refuses the credentials it was shown: check user name, password or token"
-        hint = f"give credentials for {self._host} with the call or in the Docker config file; or the name is wrong"
+        log_in = f"log in with `moorage login {self._host}`"
+        hint = f"{log_in}, or give credentials with the call or in the Docker config file; or the name is wrong"
         return f"{self._note}; {hint}" if self._note else hint
 
     def answer(self, challenges: list[Challenge], refused: str, cancel: CancelToken) -> bool:

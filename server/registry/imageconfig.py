@@ -37,8 +37,9 @@ class _Config(msgspec.Struct):
     rootfs: _RootFS = msgspec.field(default_factory=_RootFS)
 
 
-def plan_layers(manifest: Manifest, config: bytes, wanted: Platform, subject: Subject) -> tuple[LayerPlan, ...]:
-    """The layers from the base up. Raises DataLoss for a config that does not fit the manifest, NotFound for a foreign platform."""
+def plan_layers(manifest: Manifest, config: bytes, wanted: Platform | None, subject: Subject) -> tuple[LayerPlan, ...]:
+    """The layers from the base up. Raises DataLoss for a config that does not fit the manifest, NotFound for another platform than the one
+    wanted (None for any)."""
     for digest in (manifest.digest, manifest.config.digest, *(blob.digest for blob in manifest.layers)):
         if not digest.startswith("sha256:"):
             message = f"{subject}: its content is named by {digest.partition(':')[0]}, where only sha256 is kept"
@@ -48,7 +49,7 @@ def plan_layers(manifest: Manifest, config: bytes, wanted: Platform, subject: Su
     except (msgspec.MsgspecError, RecursionError) as error:
         raise wrong_content(subject, f"its config is malformed: {shown(str(error))[1:-1]}") from None
     offered = Platform(document.os, document.architecture, document.variant)
-    if offered.os and offered.architecture and not suits(offered, wanted):
+    if wanted and offered.os and offered.architecture and not suits(offered, wanted):
         raise not_for(subject, wanted, [offered])
     diff_ids = document.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):

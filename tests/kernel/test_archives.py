@@ -152,6 +152,19 @@ def test_an_index_is_saved_and_loaded_whole(daemon: Daemon, tmp_path: Path) -> N
     assert not held & {path.name for path in (daemon.root / "content").rglob("*")}
 
 
+def test_an_image_for_another_platform_is_saved_and_loaded(daemon: Daemon, tmp_path: Path) -> None:
+    arm64, saved = build_busybox(env=("PATH=/bin", "OF=foreign"), architecture="arm64"), tmp_path / "saved.tar"
+    with LoopbackRegistry() as origin:
+        push(origin.url, "multi", "1", build_index(arm64))
+        name = f"{origin.host}/multi:1"
+        for words in ([], ["--format", "docker"], ["--all-platforms"]):
+            daemon.cli("pull", "--platform", "linux/arm64", name)
+            daemon.cli("save", *words, "-o", str(saved), name)
+            daemon.cli("rmi", name)
+            daemon.cli("load", "-i", str(saved))
+            assert daemon.inspect(name)["id"] == arm64.config.digest
+
+
 def test_an_index_made_here_is_saved_too(daemon: Daemon, tmp_path: Path) -> None:
     amd64, arm64 = (build_busybox(env=("PATH=/bin", "OF=made"), architecture=name) for name in ("amd64", "arm64"))
     with LoopbackRegistry() as origin:

@@ -244,7 +244,7 @@ def test_no_credentials(world: World) -> None:
         world.resolve()
     assert world.registry.host in caught.value.message
     assert "team/app" in caught.value.message
-    assert "give credentials" in caught.value.hint
+    assert "moorage login" in caught.value.hint
 
 
 def test_wrong_credentials_are_not_repeated(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -151,7 +151,7 @@ class ImageServiceServicer:
 
     def LoadImages(self, request_iterator, context):
         """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
-        Of an index it makes the image for the daemon's platform; the index, and what the archive has of the others, are kept with it.
+        Of an index it makes the image for the daemon's platform, or the first that the archive has; the index, and what the archive has of the others, are kept with it.
         Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
         RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
         failed image stays.

@@ -62,7 +62,7 @@ class ImageServiceStub:
     """
     LoadImages: _grpc.StreamStreamMultiCallable[_image_pb2.LoadImagesRequest, _image_pb2.LoadImagesResponse]
     """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
-    Of an index it makes the image for the daemon's platform; the index, and what the archive has of the others, are kept with it.
+    Of an index it makes the image for the daemon's platform, or the first that the archive has; the index, and what the archive has of the others, are kept with it.
     Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
     RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
     failed image stays.
@@ -112,7 +112,7 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """
     LoadImages: _aio.StreamStreamMultiCallable[_image_pb2.LoadImagesRequest, _image_pb2.LoadImagesResponse]  # type: ignore[assignment]
     """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
-    Of an index it makes the image for the daemon's platform; the index, and what the archive has of the others, are kept with it.
+    Of an index it makes the image for the daemon's platform, or the first that the archive has; the index, and what the archive has of the others, are kept with it.
     Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
     RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
     failed image stays.
@@ -201,7 +201,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_pb2.LoadImagesResponse], _abc.AsyncIterator[_image_pb2.LoadImagesResponse]]:
         """LoadImages takes the images of an archive in: an OCI layout or what `docker save` writes, as tar, plain or compressed by gzip or zstd.
-        Of an index it makes the image for the daemon's platform; the index, and what the archive has of the others, are kept with it.
+        Of an index it makes the image for the daemon's platform, or the first that the archive has; the index, and what the archive has of the others, are kept with it.
         Errors, naming entry and offset: INVALID_ARGUMENT (hostile or damaged), DATA_LOSS (incomplete, or not what its digests say);
         RESOURCE_EXHAUSTED; PERMISSION_DENIED, reason SIGNATURE, where the signature policy for its names keeps an image out. Nothing of a
         failed image stays.
