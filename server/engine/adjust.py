@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -65,4 +66,7 @@ def set_limits(cgroups: CgroupManager, path: str, resources: Resources) -> None:
     try:
         cgroups.cgroup(path).update(oci.limits(resources))
     except OSError as error:
-        raise FailedPrecondition(str(error), stage="cgroup", path=error.filename, errno=error.errno) from error
+        hint = "more memory is in use than the limit that was asked for" if error.errno == errno.EBUSY else ""
+        raise FailedPrecondition(
+            str(error), stage="cgroup", path=error.filename, errno=error.errno, hint=hint
+        ) from error

@@ -150,9 +150,11 @@ def check_mapping(mapping: PortMapping) -> None:
     if not 0 <= mapping.host_port <= 65535:
         raise InvalidArgument(f"host port {mapping.host_port} is not between 1 and 65535")
     try:
-        ipaddress.IPv4Address(mapping.host_ip or ANY)
+        version = ipaddress.ip_address(mapping.host_ip or ANY).version
     except ValueError as error:
         raise InvalidArgument(f'host address "{mapping.host_ip}" is not valid: {error}') from error
+    if version != 4:
+        raise InvalidArgument(f'host address "{mapping.host_ip}" is of IPv6: ports are published on IPv4 only')
 
 
 def is_bound(port: HostPort) -> bool:

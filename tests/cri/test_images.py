@@ -52,6 +52,20 @@ def test_images_are_listed_and_filtered(cri: Cri, fleet: str) -> None:
     assert list(cri.images.ListImages(api.ListImagesRequest(filter=none)).images) == []
 
 
+def test_a_repository_stands_for_its_images_in_a_list(cri: Cri, registry: LoopbackRegistry, fleet: str) -> None:
+    """As for `crictl images REPOSITORY`."""
+    push(registry.url, "test/fleet", "other", build_busybox(extra_layers=[tar_layer({"etc/fleet": b"another\n"})]))
+    other = cri.pull(f"{REPOSITORY}:other")
+
+    def listed(name: str) -> set[str]:
+        request = api.ListImagesRequest(filter=api.ImageFilter(image=api.ImageSpec(image=name)))
+        return {image.id for image in cri.images.ListImages(request).images}
+
+    assert listed(REPOSITORY) == {fleet, other}
+    assert listed(f"{REPOSITORY}:latest") == listed(fleet) == listed(fleet.removeprefix("sha256:")[:12]) == {fleet}
+    cri.remove_image(other)
+
+
 def test_removing_by_one_tag_drops_them_all(cri: Cri, fleet: str) -> None:
     cri.remove_image(f"{REPOSITORY}:1")
     assert not cri.image_status(f"{REPOSITORY}:2").HasField("image")

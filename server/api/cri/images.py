@@ -90,11 +90,12 @@ class ImageService(Calls, api_pb2_grpc.ImageServiceServicer):
         return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
 
     async def _listed(self, wanted: pb.ImageFilter, caller: Context) -> list[pb.Image]:
+        """Those that a name, an ID or a digest stands for; a name without a tag stands for all of its repository."""
         pinned = await self._pinned(caller)
-        if wanted.image.image:
-            found = await self._known(wanted.image.image, caller)
-            return [image(found, pinned)] if found else []
-        images = await self._engine.run(imagecommands.ListImages(), caller)
+        name = wanted.image.image
+        images = await self._engine.run(imagecommands.ListImages(patterns=(name,) if name else ()), caller)
+        if name and (known := await self._image(name, caller)) and known not in images:
+            images = [*images, known]
         return [image(each, pinned) for each in images if _has_name(each)]
 
     async def _known(self, text: str, caller: Context) -> Image | None:
