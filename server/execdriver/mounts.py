@@ -34,8 +34,7 @@ def build(
     defaults = [
         _default(each, config.security.privileged, pod) for each in DEFAULT_MOUNTS if each["destination"] not in hidden
     ]
-    read_only = ["ro"] if config.read_only else []
-    bound = [_bind(target, source, "rprivate", *read_only) for target, source in files.items() if target not in targets]
+    bound = [_file(target, source, config, pod) for target, source in files.items() if target not in targets]
     views = iter(images)
     own = [_image(mount, next(views)) if mount.kind == "image" else _mount(mount, pod is not None) for mount in asked]
     return defaults + sorted(bound + own, key=lambda each: each["destination"].count("/"))
@@ -95,6 +94,17 @@ def id_mappings(maps: Sequence[IdMap]) -> list[dict[str, int]]:
 
 def _bind(target: str, source: str, *options: str) -> dict[str, Any]:
     return _entry(target, "bind", "rbind", *(options or ("rprivate",)), source=source)
+
+
+def _file(target: str, source: str, config: ContainerConfig, pod: PodConfig | None) -> dict[str, Any]:
+    """One that we made, for the container's root to change unless its root file system is read-only."""
+    bound = _bind(target, source, "rprivate", *(["ro"] if config.read_only else []))
+    if pod is not None and pod.users:
+        bound |= {
+            "uidMappings": id_mappings(pod.users),
+            "gidMappings": id_mappings(pod.groups_map or pod.users),
+        }
+    return bound
 
 
 def _mount(mount: Mount, shared: bool) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def test_a_user_namespace_maps_root_to_a_user_of_the_host(cri: Cri) -> None:
     box = pod.run("sleep", "1000765")
     assert box.sh("id -u; stat -c %u /bin/busybox /etc/passwd").split() == ["0", "0", "0"]
     assert box.sh("touch /made; stat -c %u /made; cat /sys/class/net/lo/mtu").split() == ["0", "65536"]
+    assert box.sh("stat -c %u:%g /etc/hosts /etc/resolv.conf; echo '# root' >> /etc/hosts").split() == ["0:0", "0:0"]
     host = next(path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x001000765\x00")
     assert host.stat().st_uid == 100_000
 
