@@ -150,11 +150,18 @@ def _files(artifact: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The descriptors of its files. Raises for what is no artifact."""
     if document.get("manifests") is not None:
         raise click.ClickException(f"{artifact} is an index: name one of what it lists, by digest")
-    if (document.get("config") or {}).get("mediaType") in IMAGES:
+    config = document.get("config")
+    if isinstance(config, dict) and config.get("mediaType") in IMAGES:
         raise click.ClickException(f"{artifact} is a container image: `moorage pull` brings it")
-    for layer in document.get("layers") or document.get("blobs") or ():
+    layers = document.get("layers") or document.get("blobs") or []
+    if not isinstance(layers, list):
+        raise click.ClickException(f"the manifest of {artifact} is malformed: it lists {str(layers)[:100]}")
+    for layer in layers:
         if not (
-            isinstance(layer, dict) and isinstance(layer.get("digest"), str) and isinstance(layer.get("size"), int)
+            isinstance(layer, dict)
+            and isinstance(layer.get("digest"), str)
+            and isinstance(layer.get("size"), int)
+            and isinstance(layer.get("annotations") or {}, dict)
         ):
             raise click.ClickException(f"the manifest of {artifact} is malformed: it lists {str(layer)[:100]}")
         yield layer
@@ -162,7 +169,7 @@ def _files(artifact: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _name(layer: dict[str, Any]) -> Path:
     """Where a file goes, below the directory. Raises for a name that leads out of it: it is the choice of whoever pushed it."""
-    title = (layer.get("annotations") or {}).get(artifacts.TITLE) or str(layer["digest"]).replace(":", "-")
+    title = str((layer.get("annotations") or {}).get(artifacts.TITLE) or layer["digest"].replace(":", "-"))
     parts = title.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise click.ClickException(f"cannot write {format.printable(title)}: its name leads out of the directory")

@@ -147,8 +147,14 @@ class Repository:
         return self._first(target, parse)
 
     def get_document(self, target: str) -> Document:
-        """As `get_manifest`, for whatever kind of document it is."""
-        return self._first(target, lambda answer, remote: _read(answer, remote, target))
+        """As `get_manifest`, for whatever kind of document it is. Raises DataLoss for what is no JSON object."""
+
+        def read(answer: Answer, remote: Remote) -> Document:
+            document = _read(answer, remote, target)
+            manifest.check_object(document.raw, remote.subject(f"get manifest {target}"))
+            return document
+
+        return self._first(target, read)
 
     def get_config(self, image: Manifest) -> bytes:
         """The image's config, verified."""

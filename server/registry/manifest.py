@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -17,6 +18,8 @@ from moorage.server.model import Platform
 from moorage.server.registry.blob import wrong_content
 from moorage.server.registry.problems import Subject, excerpt, shown
 from moorage.server.registry.reference import is_digest
+
+T = TypeVar("T")
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -173,11 +176,20 @@ def platform_name(platform: Platform) -> str:
     return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 
+def check_object(raw: bytes, subject: Subject) -> None:
+    """Raise DataLoss for what is no JSON object, and so no manifest of any kind."""
+    _json(raw, dict[str, msgspec.Raw], subject)
+
+
 def _decode(raw: bytes, served: str, subject: Subject) -> _Document:
     if served.startswith(_SCHEMA_1):
         raise _schema_1(subject)
+    return _json(raw, _Document, subject)
+
+
+def _json(raw: bytes, kind: type[T], subject: Subject) -> T:
     try:
-        return msgspec.json.decode(raw, type=_Document)
+        return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         why = f"what came is not a manifest ({shown(str(error))[1:-1]}): {excerpt(raw)}"
         raise wrong_content(subject, why) from None

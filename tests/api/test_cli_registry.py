@@ -163,6 +163,8 @@ def test_artifact_pull_to_where_nothing_can_be_written(daemon: FakeDaemon, capsy
         (artifact(config={"mediaType": "application/vnd.oci.image.config.v1+json"}), "`moorage pull` brings it"),
         (artifact(manifests=[]), "is an index"),
         (artifact(layers=["x"]), "is malformed"),
+        (artifact(layers={"x": 1}, config=[]), "is malformed"),
+        (artifact(layers=[{"digest": DIGEST, "size": 1, "annotations": ["x"]}]), "is malformed"),
     ],
 )
 def test_artifacts_that_are_none(daemon: FakeDaemon, capsys: Capture, tmp_path: Path, document: Any, why: str) -> None:

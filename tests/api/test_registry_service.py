@@ -175,6 +175,17 @@ def test_blobs(registries: RegistryServiceStub, registry: FakeRegistry) -> None:
         assert code(failure) == why
 
 
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b'"x"', b""])
+def test_what_is_no_manifest_is_not_handed_on(
+    registries: RegistryServiceStub, registry: FakeRegistry, body: bytes
+) -> None:
+    """As from a proxy that wants a login."""
+    registry.intercept = lambda request: Reply(200, body, {"Content-Type": "text/html"})
+    with pytest.raises(grpc.RpcError) as failure:
+        registries.GetManifest(registry_pb2.GetManifestRequest(reference=f"{registry.host}/team/app:amd64"))
+    assert code(failure) == grpc.StatusCode.DATA_LOSS and "what came is not a manifest" in str(failure.value)
+
+
 def put_blob(registries: RegistryServiceStub, reference: str, digest: str, data: bytes, size: int = -1) -> list[Any]:
     """Send a blob as a client does that sends what it is asked for, and ends there; answers the steps."""
     wanted: SimpleQueue[int] = SimpleQueue()
