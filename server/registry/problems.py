@@ -65,9 +65,13 @@ def from_status(
     subject: Subject, status: int, headers: Mapping[str, str], body: bytes, hint_401: str = ""
 ) -> Exception:
     """The error for a status that is not success; TryAgain around it for 429 and 5xx."""
-    message = f"{subject}: it answers {status} {_said(body)}"
+    said = _errors(body)
+    message = f"{subject}: it answers {status} {f'({shown(said)[1:-1]})' if said else f'with {excerpt(body)}'}"
     metadata = {**subject.metadata(), "status": status}
     match status:
+        case 400 if said:
+            hint = "the registry refuses what it was sent, by rules of its own"
+            return FailedPrecondition(message, reason="REGISTRY_REFUSED", hint=hint, **metadata)
         case 401:
             return Unauthenticated(message, reason="REGISTRY_UNAUTHENTICATED", hint=hint_401, **metadata)
         case 403:
@@ -122,14 +126,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _said(body: bytes) -> str:
-    """`(CODE: message)` of the distribution API's error body, or the beginning of whatever came."""
+def _errors(body: bytes) -> str:
+    """`CODE: message` of the distribution API's error body; empty for another."""
     try:
         errors = json.loads(body)["errors"]
-        text = "; ".join(f"{entry.get('code', '')}: {entry.get('message', '')}" for entry in errors[:3])
+        return "; ".join(f"{entry.get('code', '')}: {entry.get('message', '')}" for entry in errors[:3])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return f"with {excerpt(body)}"
-    return f"({shown(text)[1:-1]})"
+        return ""
 
 
 def _cause(error: Exception) -> tuple[str, str, bool]:

@@ -13,6 +13,7 @@ from moorage.server.cancel import CancelToken
 from moorage.server.errors import (
     Cancelled,
     DataLoss,
+    FailedPrecondition,
     Internal,
     MoorageError,
     NotFound,
@@ -50,6 +51,12 @@ from tests.registryclient import (  # noqa: F401
 @pytest.mark.parametrize(
     ("reply", "kind", "text"),
     [
+        (
+            Reply(400, b'{"errors":[{"code":"TAG_INVALID","message":"bad"}]}'),
+            FailedPrecondition,
+            "400 (TAG_INVALID: bad)",
+        ),
+        (Reply(400, b"what?"), Internal, "400 with 'what?'"),
         (Reply(403, b'{"errors":[{"code":"DENIED","message":"no"}]}'), PermissionDenied, "403 (DENIED: no)"),
         (Reply(404, b""), NotFound, "404 with nothing"),
         (Reply(429, b"slow down"), ResourceExhausted, "429 with 'slow down'"),

@@ -112,7 +112,7 @@ class ImageServiceServicer:
         the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
         points to what it did before, and what got through is skipped by the next push.
         Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
-        RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
+        RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost, or the registry refuses it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class ImageServiceStub:
     the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
     points to what it did before, and what got through is skipped by the next push.
     Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
-    RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
+    RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost, or the registry refuses it).
     """
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]
     """ListImages lists the images of the graph, newest first, in pages."""
@@ -95,7 +95,7 @@ class ImageServiceAsyncStub(ImageServiceStub):
     the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
     points to what it did before, and what got through is skipped by the next push.
     Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
-    RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
+    RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost, or the registry refuses it).
     """
     ListImages: _aio.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]  # type: ignore[assignment]
     """ListImages lists the images of the graph, newest first, in pages."""
@@ -154,7 +154,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         the rest sent; the manifest goes out as it came in. The last message carries `pushed`. Cancelling the call stops the push: the tag then
         points to what it did before, and what got through is skipped by the next push.
         Errors: NOT_FOUND (no such image), UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (registry unreachable or answering 5xx),
-        RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost).
+        RESOURCE_EXHAUSTED (429, or a limit of the registry), FAILED_PRECONDITION (the image's manifest is lost, or the registry refuses it).
         """
 
     @_abc_1.abstractmethod

@@ -31,7 +31,8 @@ class RegistryServiceStub:
     tie the images of several platforms together. Images come and go by ImageService.
 
     Errors of all that ask a registry: INVALID_ARGUMENT (malformed reference), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer it).
+    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer
+    it, or refuses what it is sent).
     """
 
     def __init__(self, channel):
@@ -122,7 +123,8 @@ class RegistryServiceServicer:
     tie the images of several platforms together. Images come and go by ImageService.
 
     Errors of all that ask a registry: INVALID_ARGUMENT (malformed reference), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer it).
+    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer
+    it, or refuses what it is sent).
     """
 
     def Authenticate(self, request, context):
@@ -328,7 +330,8 @@ class RegistryService:
     tie the images of several platforms together. Images come and go by ImageService.
 
     Errors of all that ask a registry: INVALID_ARGUMENT (malformed reference), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer it).
+    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer
+    it, or refuses what it is sent).
     """
 
     @staticmethod

@@ -32,7 +32,8 @@ class RegistryServiceStub:
     tie the images of several platforms together. Images come and go by ImageService.
 
     Errors of all that ask a registry: INVALID_ARGUMENT (malformed reference), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer it).
+    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer
+    it, or refuses what it is sent).
     """
 
     @_typing.overload
@@ -89,7 +90,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     tie the images of several platforms together. Images come and go by ImageService.
 
     Errors of all that ask a registry: INVALID_ARGUMENT (malformed reference), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer it).
+    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer
+    it, or refuses what it is sent).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -142,7 +144,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     tie the images of several platforms together. Images come and go by ImageService.
 
     Errors of all that ask a registry: INVALID_ARGUMENT (malformed reference), NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer it).
+    UNAVAILABLE (unreachable, or answering 5xx), RESOURCE_EXHAUSTED (429), FAILED_PRECONDITION (the registry does not offer
+    it, or refuses what it is sent).
     """
 
     @_abc_1.abstractmethod
