@@ -11,6 +11,7 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from itertools import accumulate, takewhile
 from typing import Any, NoReturn
 
 import grpc
@@ -26,6 +27,10 @@ log = logging.getLogger("moorage.api")
 CRI = "/runtime.v1."
 OURS = ("/moorage.", CRI)
 """The services whose errors are the engine's."""
+
+TEXT_LIMIT = 2000
+VALUE_LIMIT = 600
+"""Clients refuse more than 8 KiB of metadata, which are the message, and the details with the message and these values."""
 
 OS_ERRORS: dict[int, type[MoorageError]] = {
     errno.ENOSPC: ResourceExhausted,
@@ -54,9 +59,30 @@ def typed(error: BaseException) -> MoorageError:
     return Internal(f"internal error: {type(error).__name__}: {error}", hint="see the daemon's log")
 
 
+def shortened(text: str, limit: int) -> str:
+    """At most about `limit` bytes as gRPC sends a message, percent-encoded.
+
+    The middle is left out, as the thing stands at the beginning and the cause at the end.
+    """
+    if sum(map(_size, text)) <= limit:
+        return text
+    head, tail = _first(text, limit // 2), _first(text[::-1], limit // 2)
+    return f"{head} … {tail[::-1]}"
+
+
+def _first(text: str, limit: int) -> str:
+    sizes = accumulate(map(_size, text))
+    return text[: sum(1 for _size in takewhile(lambda size: size <= limit, sizes))]
+
+
+def _size(character: str) -> int:
+    return 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode("utf-8", "replace"))
+
+
 def trailing(error: MoorageError, text: str) -> tuple[tuple[str, bytes], ...]:
     """`grpc-status-details-bin` for an error; `text` is the status's own."""
     metadata = error.metadata | ({"hint": error.hint} if error.hint else {})
+    metadata = {key: shortened(value, VALUE_LIMIT) for key, value in metadata.items()}
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain="moorage", metadata=metadata)
     detail = any_pb2.Any()
     detail.Pack(info)
@@ -136,4 +162,5 @@ class StatusInterceptor(aio.ServerInterceptor):
         if mapped.hint and method.startswith(CRI):
             # Of CRI's callers people see nothing but the text: in a pod's events, say.
             text = f"{text}; {mapped.hint}"
+        text = shortened(text, TEXT_LIMIT)
         await context.abort(_code(mapped), text, trailing(mapped, text))

@@ -228,6 +228,20 @@ def test_what_to_do_stands_in_the_text_of_a_failure(cri: Cri) -> None:
     assert status.details[0].Unpack(info) and info.metadata["hint"] == "known are '', 'moorage'"
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "%", "\n", "💥"])
+def test_what_repeats_a_long_input_is_cut_to_what_a_client_takes(cri: Cri, letter: str) -> None:
+    """A client takes 8 KiB of metadata at most, and would see another status instead of the refusal."""
+    directory = f"first {letter * 40_000} last"
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.run(log_directory=directory)
+    status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    assert status.code == INVALID.value[0]
+    assert status.message.startswith("log_directory 'first ") and status.message.endswith("is not an absolute path")
+    assert " … " in status.message
+    with refused(INVALID, "unknown runtime handler", "known are"):
+        cri.run(handler=letter * 40_000)
+
+
 def user_namespace(**fields: Any) -> dict[str, Any]:
     return {"namespace_options": pb.NamespaceOption(userns_options=pb.UserNamespace(**fields))}
 
