@@ -172,4 +172,5 @@ def _list_command(request: image_pb2.ListImagesRequest) -> imagecommands.ListIma
         before=request.before,
         since=request.since,
         patterns=tuple(request.patterns),
+        narrow=True,
     )

@@ -35,7 +35,7 @@ class Pull(StreamCommand[Progress]):
 
 @dataclass(frozen=True)
 class ListImages(Command[list[Image]]):
-    """Images, newest first; all conditions must hold. See `imagefilter.py`."""
+    """Images, newest first; all conditions must hold. See `imagefilter.py`. With `narrow` each has those names only that were asked for."""
 
     reference: str = ""
     dangling: bool | None = None
@@ -43,6 +43,7 @@ class ListImages(Command[list[Image]]):
     before: str = ""
     since: str = ""
     patterns: tuple[str, ...] = ()
+    narrow: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from moorage.server.model import Image
@@ -39,7 +40,22 @@ def matches(image: Image, conditions: Conditions, before: Image | None = None, s
         return False
     if not has_labels(image, conditions.labels):
         return False
-    return not conditions.patterns or any(_fits(image, pattern) for pattern in conditions.patterns)
+    return any(fits(name, conditions.patterns) for name in (*image.tags, *image.digests)) or not conditions.patterns
+
+
+def fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a tag or digest of an image fits one of these patterns, if there are any."""
+    return not patterns or any(
+        _expression(pattern).fullmatch(each) for pattern in patterns for each in _spellings(name)
+    )
+
+
+def narrowed(image: Image, meant: Callable[[str], bool]) -> Image:
+    """An image with the names that are meant, and the digests that those tags were pulled as."""
+    tags = tuple(tag for tag in image.tags if meant(tag))
+    repositories = {references.parse(tag).repository for tag in tags}
+    digests = (name for name in image.digests if meant(name) or name.partition("@")[0] in repositories)
+    return replace(image, tags=tags, digests=tuple(digests))
 
 
 def has_labels(image: Image, labels: Mapping[str, str]) -> bool:
@@ -48,9 +64,8 @@ def has_labels(image: Image, labels: Mapping[str, str]) -> bool:
     return all(key in own and value in ("", own[key]) for key, value in labels.items())
 
 
-def _fits(image: Image, pattern: str) -> bool:
-    expression = re.compile("".join(_SPECIAL.get(each) or re.escape(each) for each in pattern))
-    return any(expression.fullmatch(name) for tag in (*image.tags, *image.digests) for name in _spellings(tag))
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile("".join(_SPECIAL.get(each) or re.escape(each) for each in pattern))
 
 
 def _spellings(name: str) -> tuple[str, ...]:

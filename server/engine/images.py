@@ -99,9 +99,16 @@ class Images:
         images = sorted(self._graph.list(), key=lambda image: (-image.created_ns, image.id))
         before = self.get(command.before) if command.before else None
         since = self.get(command.since) if command.since else None
-        if command.reference:
-            images = [image for image in images if _named(image, self.reference(command.reference))]
-        return [image for image in images if imagefilter.matches(image, command, before, since)]
+        wanted = self.reference(command.reference) if command.reference else None
+
+        def meant(name: str) -> bool:
+            return (wanted is None or _means(wanted, name)) and imagefilter.fits(name, command.patterns)
+
+        if wanted is not None:
+            images = [image for image in images if any(_means(wanted, name) for name in (*image.tags, *image.digests))]
+        found = [image for image in images if imagefilter.matches(image, command, before, since)]
+        narrow = command.narrow and (wanted is not None or command.patterns)
+        return [imagefilter.narrowed(image, meant) for image in found] if narrow else found
 
     def inspect(self, job: Job, command: imagecommands.InspectImage) -> Image:
         """One image."""
@@ -117,12 +124,11 @@ class Images:
         return imagecommands.RemovedImage(tuple(removed.untagged), tuple(removed.deleted), removed.reclaimed)
 
 
-def _named(image: Image, wanted: references.Reference) -> bool:
-    """Whether an image has this very name, or one in this repository."""
-    names = (*image.tags, *image.digests)
+def _means(wanted: references.Reference, name: str) -> bool:
+    """Whether a name is this very one, or one in this repository."""
     if wanted.tag or wanted.digest:
-        return str(wanted) in names
-    return any(_repository(name) == wanted.repository for name in names)
+        return str(wanted) == name
+    return _repository(name) == wanted.repository
 
 
 def _repository(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moorage.server.engine import imagefilter
@@ -39,6 +41,18 @@ def test_one_of_several_patterns_is_enough_and_a_port_is_no_tag() -> None:
     assert imagefilter.matches(image(TEAM), ListImages(patterns=("nosuch", "r.example:5000/team/*")))
     assert imagefilter.matches(image(TEAM), ListImages(patterns=("r.example:5000/team/app",)))
     assert not imagefilter.matches(image(TEAM), ListImages(patterns=("r.example*",)))
+
+
+def test_names_that_were_not_meant_are_left_out() -> None:
+    digests = tuple(f"{name}@sha256:{'a' * 64}" for name in ("docker.io/library/busybox", "r.example:5000/team/app"))
+    named = replace(image(HUB, TEAM, "docker.io/library/busybox:2"), digests=digests)
+    for pattern, tags, kept in (
+        ("busybox:*", (HUB, "docker.io/library/busybox:2"), digests[:1]),
+        ("*:1.36", (HUB,), digests[:1]),
+        ("r.example:5000/team/app", (TEAM,), digests[1:]),
+    ):
+        found = imagefilter.narrowed(named, lambda name, pattern=pattern: imagefilter.fits(name, (pattern,)))  # type: ignore[misc]
+        assert (found.tags, found.digests) == (tags, kept)
 
 
 def test_dangling_is_without_tag() -> None:
