@@ -248,7 +248,12 @@ class Build:
         shown = [await self._shown(action, number, step.place, progress) for number in range(len(action.mounts))]
         network = action.network or self._options.network
         key = {**told(action, shown), "network": network, **self._options.around}
-        return _Work(key, lambda: self._run(action, shown, step.place, state, progress))
+
+        async def make() -> MadeLayer:
+            with _placed(step.place):
+                return await self._run(action, shown, step.place, state, progress)
+
+        return _Work(key, make)
 
     async def _prepare_copy(self, place: Place, action: CopyAction, state: StageState, progress: _Progress) -> _Work:
         origin = await self._origin(action.origin, place, progress)
@@ -329,11 +334,8 @@ class Build:
                 await asyncio.shield(self._house.blocking(graph.driver.remove, id))
 
     async def _run_container(self, spec: RunSpec, place: Place, progress: _Progress) -> None:
-        try:
-            async with self._house.container(spec, progress.output) as execute:
-                code = await execute()
-        except MoorageError as error:
-            raise _at(place, error) from error
+        async with self._house.container(spec, progress.output) as execute:
+            code = await execute()
         if code:
             shown = " ".join(spec.args[2:] if spec.args[1:2] == ("-c",) else spec.args)
             raise FailedPrecondition(

@@ -84,17 +84,17 @@ def test_a_cache_mount_stays_and_is_no_part_of_the_image(project: Project) -> No
 
 def test_a_cache_mount_that_begins_with_files(project: Project) -> None:
     lines = (
-        "FROM BASE AS s\nRUN mkdir -p /made/d && echo {0} >/made/d/f && touch /made/file\nFROM BASE\n"
+        "FROM BASE AS s\nRUN mkdir -p /made/d && echo {0} >/made/d/f && touch /made/file\nFROM BASE\nENV TRY={1}\n"
         "RUN --mount=type=cache,target=/c,from=s,source=/made,uid=7,mode=0750 cat /c/d/f; ls /c; stat -c '%u %a' /c; echo x >/c/kept\n"
         f"RUN --mount=type=cache,target=/c,from={BASE} ls /c/etc\n"
     )
     first = ["1", "d", "file", "7", "750", "group", "passwd"]
-    assert project.build(lines.format(1), "--no-cache").output.split() == first
-    assert project.build(lines.format(1), "--no-cache").output.split() == [*first[:3], "kept", *first[3:]]
+    assert project.build(lines.format(1, "a")).output.split() == first
+    assert project.build(lines.format(1, "b")).output.split() == [*first[:3], "kept", *first[3:]]
     # Another beginning is another cache.
-    assert project.build(lines.format(2), "--no-cache").output.split() == ["2", *first[1:]]
-    lost = project.build(lines.format(3).replace("source=/made", "source=/made/file"), check=False)
-    assert (lost.code, "source=made/file: not a directory" in lost.error) == (1, True)
+    assert project.build(lines.format(2, "c")).output.split() == ["2", *first[1:]]
+    lost = project.build(lines.format(1, "d").replace("source=/made", "source=/made/file"), check=False)
+    assert "Dockerfile:5: RUN --mount=type=cache,source=made/file: not a directory" in lost.error
     assert "c" not in project.run("ls", "-A", "/").split()
 
 
@@ -136,7 +136,8 @@ def test_what_is_written_to_a_bind_mount_is_lost(project: Project) -> None:
     assert project.run("sh", "-c", "cat /kept; ls -d /s /m /i /one 2>/dev/null; true") == "34"
     assert list((project.daemon.root / "build" / "copies").iterdir()) == []
     lost = project.build("FROM BASE AS s\nFROM BASE\nRUN --mount=from=s,source=lost,target=/x,rw true\n", check=False)
-    assert (lost.code, "lost: no such file or directory" in lost.error) == (1, True)
+    assert "Dockerfile:3: " in lost.error
+    assert "lost: no such file or directory" in lost.error
     failed = project.build("FROM BASE\nWORKDIR /w\nRUN --mount=target=.,rw mkdir -p x/y && exit 3\n", check=False)
     assert "exit code 3" in failed.error
     assert list((project.daemon.root / "build" / "copies").iterdir()) == []
