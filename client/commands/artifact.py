@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from moorage.client import artifacts, format, parse
+from moorage.client import artifacts, format, names, parse
 from moorage.client.auth import auth_for, auth_options
 from moorage.client.console import Parsed, Settings, format_option, pass_settings, say, say_json
 from moorage.client.files import make_directory, write_archive
@@ -89,10 +89,10 @@ def push(
     """
     from moorage.client.progress import progress
 
-    repository, tag = _split(name)
+    repository, tag = names.split(name)
     if "@" in name:
         raise click.UsageError(f"cannot push to {name}: a digest follows from what is pushed")
-    if subject and _split(subject)[0] != repository:
+    if subject and names.split(subject)[0] != repository:
         raise click.UsageError(f"{subject} is not in the repository that the artifact goes to, {repository}")
     try:
         parts, annotations = artifacts.parts(files), parse.annotation_pairs(annotation)
@@ -110,13 +110,6 @@ def push(
         say_json(to_dict(pushed))
     else:
         say(pushed.digest if quiet else f"{pushed.reference}: {pushed.digest} ({format.size(pushed.size_bytes)})")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Repository and tag of a reference, as it is written."""
-    path = name.partition("@")[0]
-    colon = path.find(":", path.rfind("/") + 1)
-    return (path, "") if colon < 0 else (path[:colon], path[colon + 1 :])
 
 
 def _subject(client: Client, subject: str, auth: image_pb2.RegistryAuth | None) -> dict[str, Any]:

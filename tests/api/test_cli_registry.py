@@ -190,6 +190,41 @@ def test_push(daemon: FakeDaemon, capsys: Capture) -> None:
     assert not asked[0].HasField("auth")
 
 
+def test_all_tags(daemon: FakeDaemon, capsys: Capture) -> None:
+    """Of a repository here, and of one there; what is no image is passed over, and what fails does not keep the others."""
+    repository = "registry.example/team/app"
+    tags = [f"{repository}:{tag}" for tag in ("1", "2")]
+
+    def pushed(request: Any, context: Any) -> Any:
+        if request.reference == tags[0]:
+            raise Refusal("UNAVAILABLE", "cannot push that")
+        return STEPS
+
+    def pulled(request: Any, context: Any) -> Any:
+        if request.reference.endswith(":chart"):
+            raise Refusal("UNIMPLEMENTED", "it is a chart", reason="NOT_AN_IMAGE")
+        return [image_pb2.PullImageResponse(image=image_pb2.Image(id=DIGEST))]
+
+    daemon.script |= {
+        "ListImages": image_pb2.ListImagesResponse(images=[image_pb2.Image(tags=tags)]),
+        "PushImage": pushed,
+        "ListTags": registry_pb2.ListTagsResponse(tags=["1", "chart", "sha256-" + "a" * 64, f"sha256-{'a' * 64}.sig"]),
+        "PullImage": pulled,
+    }
+    assert run(daemon, "push", "-aq", repository) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{DIGEST}\n" and "cannot push that" in err
+    assert [request.reference for request in daemon.requests("PushImage")] == tags
+    assert run(daemon, "pull", "-aq", repository) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{DIGEST}\n" and "chart is passed over: it is a chart" in err
+    assert [request.reference for request in daemon.requests("PullImage")] == [tags[0], f"{repository}:chart"]
+    daemon.script["ListImages"] = image_pb2.ListImagesResponse()
+    assert run(daemon, "push", "-a", repository) == 1
+    for words in (("push", "-a", NAME), ("push", "-a", repository, NAME), ("pull", "-a", NAME)):
+        assert run(daemon, *words) == 2
+
+
 def test_a_push_that_was_rewritten_says_so(daemon: FakeDaemon, capsys: Capture) -> None:
     pushed = image_pb2.Pushed(reference=NAME, digest=DIGEST, rewritten=True)
     daemon.script["PushImage"] = [image_pb2.PushImageResponse(pushed=pushed)]
