@@ -163,4 +163,8 @@ class StatusInterceptor(aio.ServerInterceptor):
             # Of CRI's callers people see nothing but the text: in a pod's events, say.
             text = f"{text}; {mapped.hint}"
         text = shortened(text, TEXT_LIMIT)
-        await context.abort(_code(mapped), text, trailing(mapped, text))
+        try:
+            await context.abort(_code(mapped), text, trailing(mapped, text))
+        except aio.InternalError:
+            # The caller has hung up in this moment, and there is nobody to tell.
+            raise asyncio.CancelledError from None
