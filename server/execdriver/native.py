@@ -202,12 +202,10 @@ class NativeDriver:
         """
         with contextlib.ExitStack() as stack:
             try:
-                sock = stack.enter_context(native_channel.connect(directory))
+                sock, pidfd = native_channel.connect_to_living(directory)
             except MoorageError:
                 return None
-            pidfd = native_channel.peer_pidfd(sock)
-            if pidfd is None:
-                return None
+            stack.enter_context(sock)
             stack.callback(os.close, pidfd)
             answer = _ask_to_end(sock, directory.name)
             if not answer.get("clean"):

@@ -41,6 +41,17 @@ def connect(directory: Path) -> socket.socket:
     return sock
 
 
+def connect_to_living(directory: Path) -> tuple[socket.socket, int]:
+    """Connect, and answer a pidfd of the supervisor, too. Raises NotFound, Unavailable."""
+    while True:
+        sock = connect(directory)
+        pidfd = peer_pidfd(sock)
+        if pidfd is not None:
+            return sock, pidfd
+        # It has handed over to its keeper between two looks, and who listens now is another.
+        sock.close()
+
+
 def died(pod_id: str) -> Unavailable:
     """The error of a supervisor that is not there any more."""
     return Unavailable(f"supervisor of pod {pod_id} died", reason="SUPERVISOR_DIED")

@@ -28,6 +28,8 @@ IMPORT_ROOT = PACKAGE.parents[2]
 
 STOP_SECONDS = 5.0
 
+PATIENCE_SECONDS = 5.0
+
 
 def raise_error(error: Mapping[str, Any]) -> None:
     """Raise the "error" of an answer as the typed error that it names."""
@@ -42,9 +44,12 @@ def raise_error(error: Mapping[str, Any]) -> None:
 class SpawnerClient:
     """Thread-safe; calls run side by side. `start` early, before gRPC has threads; a call starts it too."""
 
-    def __init__(self, spares: int = 0) -> None:
-        """`spares` is how many supervisors are forked ahead of their pods."""
+    def __init__(self, spares: int = 0, patience: float = PATIENCE_SECONDS) -> None:
+        """`spares` is how many supervisors are forked ahead of their pods; they leave these to their keepers (supervisor/keeper.py) when
+        nothing has happened for about `patience` seconds.
+        """
         self._spares = spares
+        self._patience = patience
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
@@ -180,7 +185,7 @@ class SpawnerClient:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-I", "-S", os.fspath(BOOT), os.fspath(IMPORT_ROOT)]
-            command += [str(theirs.fileno()), str(self._spares)]
+            command += [str(theirs.fileno()), str(self._spares), str(self._patience)]
             # A session of its own: Ctrl-C at the daemon's terminal is not for it.
             self._process = subprocess.Popen(
                 command,

@@ -67,6 +67,14 @@ class Connection:
         if not self._queue:
             self.close()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self._queue and not self._decoder.pending and not self._ending
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
     def close(self) -> None:
         if self.closed:
             return

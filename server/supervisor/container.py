@@ -26,6 +26,9 @@ DRAIN_LIMIT = 4 << 20
 
 KILLED = 128
 
+KEPT = ("container", "config", "cgroup", "seccomp", "runtime", "stdin_once", "log_path", "log")
+"""What a container is made of again when another process takes it over."""
+
 
 class Surroundings(NamedTuple):
     """What a container finds in its supervisor. `directory` is the pod's own, open, `user` its user namespace, `shm` its /dev/shm."""
@@ -78,6 +81,7 @@ class Container:
         self._finishing = False
         """All that it wrote has been read; an OCI runtime may not have heard of its end."""
         self._around = around
+        self._spec = {name: spec[name] for name in KEPT if name in spec}
         self._log = started.log
         self._pidfd = started.pidfd
         self._console = started.outputs[0][1] if started.terminal else None
@@ -87,6 +91,7 @@ class Container:
         """Those who were attached at the end, and may still have output to read."""
         self._on_end = on_end
         self._input = streams.Input(around.loop, started.stdin, self._room)
+        self._kinds = [kind for kind, _fd in started.outputs]
         self._outputs: list[streams.Output] = []
         for kind, fd in started.outputs:
             self._outputs.append(streams.Output(around.loop, fd, self._delivery(kind), self._output_ended))
@@ -94,6 +99,31 @@ class Container:
     def describe(self) -> dict[str, Any]:
         """As `status` and `watch` answer it."""
         return {"id": self.id, "pid": self.pid, "started_ns": self.started_ns, "exit": self.status}
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it runs as it was started, and nobody is attached."""
+        open_yet = not self.ending and not any(output.ended for output in self._outputs)
+        return open_yet and not self._attached and self._input.empty and self.usual_filter and not self._log.dropped
+
+    @property
+    def outputs(self) -> list[int]:
+        """The descriptors that its output is read from."""
+        return [output.fd for output in self._outputs]
+
+    def hand_over(self) -> tuple[dict[str, Any], list[int]]:
+        """What another process needs to look after it, when it is quiet: a message as starters send it, with what was asked for as
+        "spec", and its descriptors."""
+        stdin = [] if self._input.fd is None else [self._input.fd]
+        message = {
+            "spec": self._spec,
+            "pid": self.pid,
+            "user": self.user,
+            "started_ns": self.started_ns,
+            "kinds": self._kinds,
+            "stdin": bool(stdin),
+        }
+        return message, [self._pidfd, self._log.fd, *self.outputs, *stdin]
 
     # Streams.
 

@@ -58,7 +58,7 @@ class LogFile:
         self.dropped = 0
         """Bytes of output lost since the last write that worked."""
         self._error = 0
-        self._fd = fd
+        self.fd = fd
         self._size = os.fstat(fd).st_size
 
     def write(self, stream: str, data: bytes) -> None:
@@ -75,25 +75,25 @@ class LogFile:
     def reopen(self) -> None:
         """Go on in a file of the same name: somebody has renamed this one. Raises OSError, and then goes on in this one."""
         fd = open_log(self._path)
-        os.close(self._fd)
-        self._fd = fd
+        os.close(self.fd)
+        self.fd = fd
         self._size = os.fstat(fd).st_size
 
     def close(self) -> None:
         if self.dropped:
             self._tell_dropped(time.time_ns())
-        os.close(self._fd)
+        os.close(self.fd)
 
     def _append(self, block: bytes) -> bool:
         try:
-            written = os.write(self._fd, block)
+            written = os.write(self.fd, block)
             while written < len(block):
-                written += os.write(self._fd, memoryview(block)[written:])
+                written += os.write(self.fd, memoryview(block)[written:])
         except OSError as error:
             self._error = error.errno or 0
             # Half an entry would spoil the next one.
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)
+                os.ftruncate(self.fd, self._size)
             return False
         self._size += len(block)
         return True

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from types import FrameType
 
@@ -25,6 +25,10 @@ class Timer:
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call: Callable[[], None] | None = call
+
+    @property
+    def waits(self) -> bool:
+        return self._call is not None
 
     def cancel(self) -> None:
         self._call = None
@@ -61,6 +65,10 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 
+    def watches_only(self, fds: Iterable[int]) -> bool:
+        """Whether these are all the descriptors here, and no call is to come."""
+        return self._callbacks.keys() == set(fds) and not any(timer.waits for _, _, timer in self._timers)
+
     def stop(self) -> None:
         self._running = False
 
@@ -95,8 +103,8 @@ def _nothing(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-def watch_children(loop: Loop, on_exit: Callable[[int, int], None]) -> None:
-    """Reap every child that ends, and call `on_exit` with its pid and wait status.
+def watch_children(loop: Loop, on_exit: Callable[[int, int], None]) -> int:
+    """Reap every child that ends, and call `on_exit` with its pid and wait status. Answers the descriptor that tells of them.
 
     `handle_sigchld` was called, here or before the fork. A descriptor woken by SIGCHLD and not one pidfd a child: a subreaper
     also inherits processes it never heard of.
@@ -116,3 +124,4 @@ def watch_children(loop: Loop, on_exit: Callable[[int, int], None]) -> None:
             on_exit(pid, status)
 
     loop.add(receiver, READ, reap)
+    return receiver

@@ -15,6 +15,7 @@ FLAGS = {"net": syscalls.CLONE_NEWNET, "ipc": syscalls.CLONE_NEWIPC, "uts": sysc
 
 USUAL = ("ipc", "net", "uts")
 """Those of most pods, sorted."""
+USUAL_FLAGS = syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS
 
 SYSCTLS = {
     "net": re.compile(r"net(/[A-Za-z0-9_.-]*[A-Za-z0-9_-])+"),

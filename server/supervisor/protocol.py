@@ -112,6 +112,11 @@ class Decoder:
             raise ProtocolError(f"message names {count} descriptors, {len(self._fds)} came")
         return Frame(MESSAGE, message, b"", tuple(self._fds.popleft() for _ in range(count)))
 
+    @property
+    def pending(self) -> bool:
+        """Whether part of a frame is here."""
+        return bool(self._buffer or self._fds)
+
     def close(self) -> None:
         """Close descriptors that nobody took."""
         while self._fds:

@@ -1,6 +1,6 @@
 """Supervisors that are forked before there is a pod for them: a pod is then up without a fork.
 
-    spawner ── spare ── process 1 of a pid namespace, see libcontainer/ahead.py
+    spawner ── fork server ── keeper ── spare ── process 1 of a pid namespace, see libcontainer/ahead.py
 
 Each waits for its order on a socket, and ends when that does. Made while the spawner has nothing else to do.
 """
@@ -13,13 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from moorage.server.libcontainer import runner
-from moorage.server.supervisor import supervisor
+from moorage.server.supervisor import life
 from moorage.server.supervisor.children import forked
+from moorage.server.supervisor.forkserver import ForkServer
 from moorage.server.supervisor.loop import READ, Loop, Timer
 from moorage.server.supervisor.namespaces import USUAL
 from moorage.server.supervisor.title import set_title
 
 RUNNER_TITLE = "moorage-runner"
+
+AHEAD, AT_ONCE = b"a", b"o"
+"""How keepers are forked: with the first process of a container, or without."""
 
 QUIET_SECONDS = 0.01
 """How long nobody must have asked before the next one is made."""
@@ -28,9 +32,12 @@ QUIET_SECONDS = 0.01
 class Spares:
     """Keeps `count` spares. The sockets' other ends are theirs alone, so that they end with the spawner, however that ends."""
 
-    def __init__(self, loop: Loop, count: int) -> None:
+    def __init__(self, loop: Loop, count: int, patience: float) -> None:
+        """`patience` is of `life.keep`."""
         self._loop = loop
         self._count = count
+        self._patience = patience
+        self._server = ForkServer(self._become_keeper)
         self._ready: list[socket.socket] = []
         self._timer: Timer | None = None
         self._fill_later()
@@ -40,10 +47,11 @@ class Spares:
         usual = sorted(spec["namespaces"]) == list(USUAL) and not spec.get("users")
         taken = self._take_ready() if usual else None
         self._fill_later()
-        return taken or fork(ahead=False)
+        return taken or self._fork(usual=usual, ahead=False)
 
     def discard(self) -> None:
-        """End them, and make others."""
+        """End them, and make others of what we are now."""
+        self._server.discard()
         for sock in self._ready:
             sock.close()
         self._ready.clear()
@@ -65,8 +73,21 @@ class Spares:
             self._timer = self._loop.call_later(QUIET_SECONDS, self._fill)
 
     def _fill(self) -> None:
-        self._ready.append(fork(ahead=True))
+        self._ready.append(self._fork(usual=True, ahead=True))
         self._fill_later()
+
+    def _fork(self, *, usual: bool, ahead: bool) -> socket.socket:
+        """Fork a supervisor-to-be, see `life`; the socket for its order."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            if usual:
+                self._server.fork(theirs.fileno(), AHEAD if ahead else AT_ONCE)
+            else:
+                forked(lambda kept: life.wait(kept[0]), (theirs.fileno(),))
+        return ours
+
+    def _become_keeper(self, order: int, kind: bytes) -> None:
+        life.keep(order, ahead=kind == AHEAD, patience=self._patience)
 
     def fork_runner(self, end: socket.socket) -> None:
         """Fork a runner (libcontainer/runner.py) that listens on `end`: when nobody has asked for a while, or it has its order."""
@@ -84,8 +105,8 @@ class Spares:
 def _runner(kept: list[int]) -> None:
     """The life of a runner's process."""
     os.setsid()
-    set_title(supervisor.SPARE_TITLE)
-    runner.wait(socket.socket(fileno=kept[0]), supervisor.cgroup_manager(), lambda: set_title(RUNNER_TITLE))
+    set_title(life.SPARE_TITLE)
+    runner.wait(socket.socket(fileno=kept[0]), life.cgroup_manager(), lambda: set_title(RUNNER_TITLE))
 
 
 def alive(spare: socket.socket) -> bool:
@@ -94,11 +115,3 @@ def alive(spare: socket.socket) -> bool:
         return bool(spare.recv(1, socket.MSG_DONTWAIT))
     except BlockingIOError:
         return True
-
-
-def fork(*, ahead: bool) -> socket.socket:
-    """Fork a supervisor-to-be, see `supervisor.wait`; the socket for its order."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        forked(lambda kept: supervisor.wait(kept[0], ahead=ahead), (theirs.fileno(),))
-    return ours

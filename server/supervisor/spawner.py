@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moorage.server.libcontainer import cgroupfs, memory
-from moorage.server.supervisor import filters, oom, supervisor
+from moorage.server.supervisor import filters, life, oom
 from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ, Loop, handle_sigchld, watch_children
@@ -33,10 +33,10 @@ from moorage.server.supervisor.title import set_title
 class Spawner:
     """Serves one daemon over one socket."""
 
-    def __init__(self, sock: socket.socket, spares: int) -> None:
+    def __init__(self, sock: socket.socket, spares: int, patience: float) -> None:
         self._sock = sock
         self._loop = Loop()
-        self._spares = Spares(self._loop, spares)
+        self._spares = Spares(self._loop, spares, patience)
         self._decoder = Decoder()
         self._tasks: dict[int, socket.socket] = {}
         self._ops: dict[str, Callable[[dict[str, Any], tuple[int, ...]], None]] = {
@@ -140,16 +140,18 @@ def run_task(spawner: int, name: str, args: dict[str, Any], fds: Sequence[int]) 
     send_all(reply, pack_message(result))
 
 
-def run(fd: int, spares: int) -> None:
-    """The life of the spawner's process; `fd` is its end of the socket to the daemon, `spares` how many supervisors to have ready."""
+def run(fd: int, spares: int, patience: float) -> None:
+    """The life of the spawner's process; `fd` is its end of the socket to the daemon, `spares` how many supervisors to have ready,
+    `patience` how many seconds these wait until they leave a quiet pod to its keeper.
+    """
     os.chdir("/")
     os.umask(0o022)
     os.set_inheritable(fd, False)
     set_title("moorage-spawner")
     oom.protect()
     handle_sigchld()
-    supervisor.cgroup_manager()
+    life.cgroup_manager()
     cgroupfs.hierarchies()
     memory.settle()
     with socket.socket(fileno=fd) as sock:
-        Spawner(sock, spares).run()
+        Spawner(sock, spares, patience).run()

@@ -67,7 +67,7 @@ def start(around: Surroundings, spec: Mapping[str, Any], stage: StageListener, w
         raise Failure("Internal", f"starter of container {spec['container']} died", exit_code=128)
     if "error" in answer.message:
         raise Failure(**answer.message["error"])
-    return _started(spec, answer, seccomp)
+    return told(spec, answer, seccomp)
 
 
 def _carry(around: Surroundings) -> list[int]:
@@ -96,7 +96,8 @@ def _hear(channel: Channel, stage: StageListener) -> tuple[bytes | None, Frame |
     return None, None
 
 
-def _started(spec: Mapping[str, Any], answer: Frame, seccomp: bytes | None) -> Started:
+def told(spec: Mapping[str, Any], answer: Frame, seccomp: bytes | None = None) -> Started:
+    """What a starter's last message tells. `seccomp` is the filter, if the supervisor did not have it."""
     message = answer.message
     pidfd, log, *rest = answer.fds
     stdin = rest.pop() if message["stdin"] else None

@@ -22,7 +22,7 @@ class Output:
     def __init__(self, loop: Loop, fd: int, deliver: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
         os.set_blocking(fd, False)
         self._loop = loop
-        self._fd = fd
+        self.fd = fd
         self._deliver = deliver
         self._on_end = on_end
         self._watched = False
@@ -34,12 +34,12 @@ class Output:
         if self._watched:
             self._watched = False
             # Not by taking READ away: epoll tells a hang-up again and again, whatever it is asked for.
-            self._loop.remove(self._fd)
+            self._loop.remove(self.fd)
 
     def resume(self) -> None:
         if not self._watched and not self.ended:
             self._watched = True
-            self._loop.add(self._fd, READ, self._ready)
+            self._loop.add(self.fd, READ, self._ready)
 
     def drain(self, limit: int) -> None:
         """Read what is there now, at most about `limit` bytes."""
@@ -50,7 +50,7 @@ class Output:
         if not self.ended:
             self.pause()
             self.ended = True
-            os.close(self._fd)
+            os.close(self.fd)
             self._on_end()
 
     def _ready(self, _events: int) -> None:
@@ -58,7 +58,7 @@ class Output:
 
     def _read(self) -> int:
         try:
-            data = os.read(self._fd, CHUNK)
+            data = os.read(self.fd, CHUNK)
         except BlockingIOError:
             return 0
         except OSError:
@@ -76,7 +76,7 @@ class Input:
 
     def __init__(self, loop: Loop, fd: int | None, on_room: Callable[[], None]) -> None:
         self._loop = loop
-        self._fd = fd
+        self.fd = fd
         self._on_room = on_room
         self._queue: deque[bytes | memoryview] = deque()
         self._size = 0
@@ -86,12 +86,16 @@ class Input:
             os.set_blocking(fd, False)
 
     @property
+    def empty(self) -> bool:
+        return not self._queue
+
+    @property
     def full(self) -> bool:
         return self._size > STDIN_LIMIT
 
     def write(self, data: bytes) -> None:
         """Take bytes; they are dropped when stdin is closed."""
-        if self._fd is None or self._ending or not data:
+        if self.fd is None or self._ending or not data:
             return
         self._queue.append(data)
         self._size += len(data)
@@ -106,18 +110,18 @@ class Input:
 
     def close(self) -> None:
         """Close it now."""
-        if self._fd is not None:
+        if self.fd is not None:
             self._watch(False)
-            os.close(self._fd)
-            self._fd = None
+            os.close(self.fd)
+            self.fd = None
             self._queue.clear()
             self._size = 0
             self._on_room()
 
     def _flush(self) -> None:
         try:
-            while self._queue and self._fd is not None:
-                self._write_first(self._fd)
+            while self._queue and self.fd is not None:
+                self._write_first(self.fd)
         except BlockingIOError:
             self._watch(True)
             return
@@ -141,13 +145,13 @@ class Input:
             self._queue.popleft()
 
     def _watch(self, wanted: bool) -> None:
-        if self._fd is None or wanted == self._watched:
+        if self.fd is None or wanted == self._watched:
             return
         self._watched = wanted
         if wanted:
-            self._loop.add(self._fd, WRITE, lambda _events: self._flush())
+            self._loop.add(self.fd, WRITE, lambda _events: self._flush())
         else:
-            self._loop.remove(self._fd)
+            self._loop.remove(self.fd)
 
 
 def resize(console: int, columns: int, rows: int) -> None:

@@ -1,7 +1,7 @@
 """A pod's supervisor: holds the pod's namespaces, is parent and subreaper of its containers, owns their streams, logs and exit codes.
 
-It outlives the daemon and the spawner, in a session of its own with `/` as directory and nothing of theirs open. One thread, one loop.
-It listens on `supervisor.sock` in the pod's directory, and writes there
+Its process, see life.py, outlives the daemon and the spawner. One thread, one loop. It listens on `supervisor.sock` in the pod's
+directory, and writes there
 
     <container>.json        {"id", "cgroup", "pid", "started_ns"}: what to clean up if we die
     <container>.exit.json   how the container ended, as `status` answers it
@@ -13,46 +13,19 @@ It stays when its containers have ended, so that their exit codes can be asked f
 from __future__ import annotations
 
 import contextlib
-import functools
-import gc
 import os
-import socket
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from moorage.server.libcontainer import cgroups, memory, sharedmemory, syscalls
-from moorage.server.libcontainer.ahead import fork_ahead
-from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.libcontainer.process import Child
-from moorage.server.supervisor import ahead, namespaces, ocistart, oom, podinit, starter
+from moorage.server.supervisor import ahead, ocistart, podinit, starter
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.container import Container, Started, Surroundings
 from moorage.server.supervisor.execs import Execution
-from moorage.server.supervisor.failures import Failure, describe
-from moorage.server.supervisor.loop import READ, Loop, watch_children
-from moorage.server.supervisor.protocol import (
-    CRASH_LOG,
-    EXIT_SUFFIX,
-    SOCKET_NAME,
-    STATE_SUFFIX,
-    Channel,
-    pack_message,
-    socket_address,
-)
-from moorage.server.supervisor.sessions import Session
-from moorage.server.supervisor.title import set_title
-
-PR_SET_CHILD_SUBREAPER = 36
-BACKLOG = 128
-
-SPARE_TITLE = "moorage-spare"
-"""Of a process that has no pod yet."""
-
-WRITTEN = memory.WrittenPages()
-"""Until a first container runs."""
+from moorage.server.supervisor.failures import Failure
+from moorage.server.supervisor.protocol import EXIT_SUFFIX, STATE_SUFFIX
 
 LINGER_SECONDS = 5.0
 LINGER_STEP = 0.01
@@ -70,8 +43,12 @@ class Prepared(NamedTuple):
 class Supervisor:
     """The containers of one pod."""
 
-    def __init__(self, pod_id: str, around: Surroundings, has_network: bool, prepared: Prepared | None) -> None:
+    def __init__(
+        self, pod_id: str, pid: int, around: Surroundings, has_network: bool, prepared: Prepared | None = None
+    ) -> None:
         self.pod_id = pod_id
+        self.pid = pid
+        """Of the process that is there as long as the pod is."""
         self.loop = around.loop
         self.oom_score = around.oom_score
         self.user = around.user
@@ -79,12 +56,12 @@ class Supervisor:
         self.has_network = has_network
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
-        self._around = around
+        self.around = around
         self._prepared = prepared
         """For the first container."""
         self._by_pid: dict[int, Container] = {}
         self._waiting: dict[str, list[Attachment]] = {}
-        self._watchers: list[Connection] = []
+        self.watchers: list[Connection] = []
         self._stopped = False
         self._removed: list[Callable[[], None]] = []
         self._linger = LINGER_SECONDS
@@ -98,7 +75,7 @@ class Supervisor:
     def describe(self) -> dict[str, Any]:
         return {
             "pod": self.pod_id,
-            "pid": os.getpid(),
+            "pid": self.pid,
             "containers": [container.describe() for container in self.containers.values()],
         }
 
@@ -119,8 +96,8 @@ class Supervisor:
 
     def watch(self, connection: Connection) -> None:
         """Tell the ends of containers there, from now on."""
-        self._watchers.append(connection)
-        connection.on_close = lambda: self._watchers.remove(connection)
+        self.watchers.append(connection)
+        connection.on_close = lambda: self.watchers.remove(connection)
 
     def start(self, spec: Mapping[str, Any], stage: StageListener) -> Container:
         """Start a container, and connect those who attached before. Raises Failure."""
@@ -142,14 +119,27 @@ class Supervisor:
             for attachment in waiting:
                 attachment.fail(error)
             raise
-        container = Container(self._around, spec, started, self._ended)
-        self.containers[identity] = container
-        self._by_pid[container.pid] = container
+        container = self.adopt(spec, started)
         if identity == self.pod_id:
             self._hold_mounts(container)
         for attachment in waiting:
             container.attach(attachment)
         return container
+
+    def adopt(self, spec: Mapping[str, Any], started: Started) -> Container:
+        """Look after a container that has been started."""
+        container = Container(self.around, spec, started, self._ended)
+        self.containers[container.id] = container
+        self._by_pid[container.pid] = container
+        return container
+
+    @property
+    def quiet(self) -> bool:
+        """Whether containers run, and nothing else is there or under way but watchers."""
+        expected = self._prepared or self._expected or any(self._waiting.values())
+        ending = self._stopped or self._forgetting
+        busy = expected or ending or self._init or self.executions
+        return bool(self.containers) and not busy and all(each.quiet for each in self.containers.values())
 
     def _pid_namespace(self, wanted: str) -> str:
         """The path of the PID namespace to be born in; empty for that of the config. Raises Failure."""
@@ -157,7 +147,7 @@ class Supervisor:
             return ""
         if wanted == "pod":
             if self._init is None:
-                self._init = podinit.start(self._around.user)
+                self._init = podinit.start(self.around.user)
             return f"/proc/{self._init.pid}/ns/pid"
         target = self.container(wanted)
         if target.ending:
@@ -174,21 +164,21 @@ class Supervisor:
         self.containers.pop(identity, None)
         for suffix in (STATE_SUFFIX, EXIT_SUFFIX):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(identity + suffix, dir_fd=self._around.directory)
+                os.unlink(identity + suffix, dir_fd=self.around.directory)
         forgotten()
 
     def _start(self, spec: Mapping[str, Any], stage: StageListener) -> Started:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
-            packet = ahead.order(self._around, spec)
+            packet = ahead.order(self.around, spec)
             if packet is not None:
                 # Once the caller has its answer.
                 self.loop.call_later(0, prepared.learn)
-                return ahead.start(self._around, spec, prepared.child, packet, stage)
+                return ahead.start(self.around, spec, prepared.child, packet, stage)
             prepared.child.discard()
         if spec.get("runtime"):
-            return ocistart.start(self._around, spec, stage)
-        return starter.start(self._around, spec, stage)
+            return ocistart.start(self.around, spec, stage)
+        return starter.start(self.around, spec, stage)
 
     def attach(self, identity: str, attachment: Attachment) -> None:
         """Connect to a container, now or when it is started."""
@@ -255,7 +245,7 @@ class Supervisor:
         return [container for container in self.containers.values() if container.status is None]
 
     def _ended(self, container: Container) -> None:
-        for watcher in tuple(self._watchers):
+        for watcher in tuple(self.watchers):
             watcher.send({"event": "exit", "container": container.describe()})
         for forgotten in self._forgetting.pop(container.id, []):
             self.forget(container.id, forgotten)
@@ -276,88 +266,3 @@ class Supervisor:
         for removed in self._removed:
             removed()
         self.loop.stop()
-
-
-def wait(order: int, *, ahead: bool) -> None:
-    """The life of a supervisor's process, from before it is known for which pod.
-
-    One message comes on the socket `order`, with two descriptors: an `execdriver.base.PodSpec`, a reply socket, and the pod's directory,
-    open. `reply` is told {"pid"} when the supervisor listens, or an error, and is a watch from then on. If the socket ends before, so
-    does the process. With `ahead` it makes the usual namespaces while it waits, and forks its first container's first process.
-    """
-    os.setsid()
-    set_title(SPARE_TITLE)
-    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    prepared: Prepared | None = None
-    if ahead:
-        namespaces.enter(namespaces.USUAL)
-        child = fork_ahead(cgroup_manager())
-        prepared = Prepared(child, WRITTEN.copy_ahead())
-    with contextlib.closing(Channel(socket.socket(fileno=order))) as channel:
-        frame = channel.receive()
-    if frame is not None:
-        _run(frame.message, socket.socket(fileno=frame.fds[0]), frame.fds[1], prepared)
-    elif prepared is not None:
-        prepared.child.discard()
-
-
-def _run(spec: Mapping[str, Any], reply: socket.socket, directory: int, prepared: Prepared | None) -> None:
-    try:
-        loop, supervisor = _set_up(spec, directory, prepared)
-    except Exception as error:
-        reply.sendall(pack_message({"error": describe(error)}))
-        return
-    try:
-        watcher = Connection(loop, reply, lambda _frame: None)
-        supervisor.watch(watcher)
-        watcher.send({"pid": os.getpid()})
-        loop.run()
-    except BaseException:
-        _record_crash(directory)
-        raise
-    finally:
-        os.unlink(SOCKET_NAME, dir_fd=directory)
-
-
-def _set_up(spec: Mapping[str, Any], directory: int, prepared: Prepared | None) -> tuple[Loop, Supervisor]:
-    gc.enable()
-    set_title(f"moorage-supervisor {spec['id'][:12]}")
-    spaces, user = spec["namespaces"], None
-    if prepared is None:
-        user = namespaces.enter(spaces, spec.get("users") or (), spec.get("groups") or ())
-    namespaces.set_up(spaces, spec["hostname"], spec["sysctls"])
-    shm = sharedmemory.make(spec["shm_size"]) if spec.get("shm_size") else None
-    loop = Loop()
-    around = Surroundings(loop, cgroup_manager(), directory, oom.usual(), user, shm)
-    supervisor = Supervisor(spec["id"], around, "net" in spaces, prepared)
-    watch_children(loop, supervisor.child_ended)
-    _listen(loop, supervisor, directory)
-    return loop, supervisor
-
-
-def _listen(loop: Loop, supervisor: Supervisor, directory: int) -> None:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(SOCKET_NAME, dir_fd=directory)
-    before = os.umask(0o177)
-    listener.bind(socket_address(directory))
-    os.umask(before)
-    listener.listen(BACKLOG)
-    loop.add(listener.fileno(), READ, lambda _events: _accept(supervisor, listener))
-
-
-def _accept(supervisor: Supervisor, listener: socket.socket) -> None:
-    sock, _address = listener.accept()
-    Session(supervisor, sock)
-
-
-@functools.cache
-def cgroup_manager() -> CgroupManager:
-    """Found out once, in the spawner."""
-    return cgroups.detect()
-
-
-def _record_crash(directory: int) -> None:
-    fd = os.open(CRASH_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    with open(fd, "w") as file:
-        traceback.print_exc(file=file)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +32,12 @@ from tests.contract.execdriver import ExecDriverContract
 pytestmark = pytest.mark.kernel
 
 
-def ready_spawner() -> SpawnerClient:
+def ready_spawner(patience: float) -> SpawnerClient:
     """A spawner with a spare that waits, so that the first pod's first container is started in what was forked ahead."""
-    client = SpawnerClient(spares=1)
+    client = SpawnerClient(spares=1, patience=patience)
     client.start()
     deadline = time.monotonic() + 10
-    while not any(children(spare) for spare in children(client.pid)):
+    while not any(children(spare) for keeper in keepers(client.pid) for spare in children(keeper)):
         assert time.monotonic() < deadline, "no spare was made"
         time.sleep(0.005)
     return client
@@ -49,13 +50,18 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def keepers(spawner: int) -> list[int]:
+    return [keeper for server in children(spawner) for keeper in children(server)]
+
+
 class NativeBox(Box):
     """A Box whose driver and spawner can be replaced, as when the daemon starts again."""
 
     driver: NativeDriver
 
-    def __init__(self, directory: Path) -> None:
-        self.spawner = ready_spawner()
+    def __init__(self, directory: Path, patience: float) -> None:
+        self.patience = patience
+        self.spawner = ready_spawner(patience)
         # Longer than sun_path has room for.
         self.state = directory / ("long" * 30)
         super().__init__(NativeDriver(self.state, self.spawner), directory)
@@ -66,7 +72,7 @@ class NativeBox(Box):
 
     async def daemon_starts(self) -> None:
         self.exits.clear()
-        self.spawner = ready_spawner()
+        self.spawner = ready_spawner(self.patience)
         self.driver = NativeDriver(self.state, self.spawner)
         await self.open()
 
@@ -75,9 +81,10 @@ class NativeBox(Box):
         self.spawner.close()
 
 
-@pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[NativeBox]:
-    box = NativeBox(tmp_path)
+@pytest.fixture(params=[pytest.param(60.0, id="supervised"), pytest.param(0.0, id="kept", marks=pytest.mark.slow)])
+async def box(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[NativeBox]:
+    """Pods stay with the supervisor that set them up, or go to their keepers as soon as they are quiet."""
+    box = NativeBox(tmp_path, request.param)
     await box.open()
     yield box
     await box.close()
@@ -87,26 +94,68 @@ class TestContract(ExecDriverContract):
     """What every exec driver does."""
 
 
-def supervisor_files(pid: int) -> list[str]:
-    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+def open_kinds(pid: int) -> Counter[str]:
+    files = sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+    # Those who learn what supervisors write to hold that until a container runs.
+    return Counter(path.partition(":")[0] for path in files if not path.endswith("/pagemap"))
+
+
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+def supervisor(pod: Pod) -> int:
+    """The process that looks after a pod now: its keeper, or a fork of that."""
+    return next((child for child in children(pod.pid) if title(child).startswith("moorage-supervisor")), pod.pid)
 
 
 async def test_a_supervisor_keeps_nothing_of_daemon_and_spawner(box: NativeBox) -> None:
     pod = await box.pod()
-    # Those who learn what supervisors write to hold that until a container runs.
-    files = [path for path in supervisor_files(pod.pid) if not path.endswith("/pagemap")]
-    kinds = [path.partition(":")[0] for path in files]
-    # Its watch, its listening socket, that of the process forked ahead, whose pidfd is beside the epoll; both ends of the pipe
-    # that SIGCHLD writes to.
-    assert kinds.count("socket") == 3
-    assert kinds.count("pipe") == 2
-    assert kinds.count("/dev/null") == 3
-    assert kinds.count("anon_inode") == 2
-    assert len(kinds) == 11
-    assert os.readlink(f"/proc/{pod.pid}/cwd") == "/"
+    pid, directory = supervisor(pod), str(box.state / "pods" / pod.id)
+    assert pid != pod.pid
+    # Its watch, its listening socket, those to its keeper and to the process forked ahead, whose pidfd is beside the epoll; both ends
+    # of the pipe that SIGCHLD writes to.
+    assert open_kinds(pid) == {"socket": 4, "pipe": 2, "/dev/null": 3, "anon_inode": 2, directory: 1}
+    assert open_kinds(pod.pid) == {"socket": 1, "/dev/null": 3}
+    assert os.readlink(f"/proc/{pod.pid}/cwd") == os.readlink(f"/proc/{pid}/cwd") == "/"
     assert os.getsid(pod.pid) == pod.pid
-    title = Path(f"/proc/{pod.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-    assert title == f"moorage-supervisor {pod.id[:12]}"
+    assert title(pid) == f"moorage-supervisor {pod.id[:12]}"
+
+
+@pytest.mark.parametrize("box", [0.0], indirect=True)
+async def test_a_quiet_pod_is_left_to_its_keeper(box: NativeBox) -> None:
+    pod = await box.pod(shm_size=1 << 20)
+    spec = box.spec("sh", "-c", "trap 'echo end; exit 3' TERM; while :; do sleep 0.1; done")
+    started = await box.start(pod, spec)
+    await until(lambda: title(pod.pid) == f"moorage-supervisor {pod.id[:12]}")
+    assert started.pid in children(pod.pid)
+    assert supervisor(pod) == pod.pid
+    # The pod's watch and its listening socket, its /dev/shm, the container's log and output; and the wait for all that.
+    files = Counter({"socket": 2, "pipe": 4, "/dev/null": 3, "anon_inode": 2, "/": 1, spec.log_path: 1})
+    assert open_kinds(pod.pid) == files + Counter([str(box.state / "pods" / pod.id)])
+    assert call(box.state / "pods" / pod.id, {"op": "status"})["pid"] == pod.pid
+    box.driver.signal(pod.id, spec.id, signal.SIGTERM)
+    assert (await box.exit(spec)).exit_code == 3
+    assert box.logged(spec) == b"end\n"
+
+
+@pytest.mark.parametrize("box", [0.0], indirect=True)
+async def test_an_end_that_nobody_saw_is_seen_by_the_keeper(box: NativeBox) -> None:
+    for _ in range(5):
+        # As it hands over, or shortly before or after.
+        _pod, spec, _started = await box.run("sh", "-c", "sleep 0.05; exit 4")
+        assert (await box.exit(spec)).exit_code == 4
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "keeper"])
+@pytest.mark.parametrize("box", [60.0], indirect=True)
+async def test_keeper_and_supervisor_end_together(box: NativeBox, victim: str) -> None:
+    pod, spec, started = await box.run("sleep", "100")
+    pids = {"supervisor": supervisor(pod), "keeper": pod.pid}
+    os.kill(pids[victim], signal.SIGKILL)
+    status = await box.exit(spec)
+    assert status.reason == "Unknown"
+    await until(lambda: not any(alive(pid) for pid in (*pids.values(), started.pid)))
 
 
 async def test_files_are_for_root_only(box: NativeBox) -> None:
@@ -236,7 +285,7 @@ async def test_a_supervisor_that_hangs_can_be_removed(box: NativeBox, monkeypatc
     monkeypatch.setattr("moorage.server.execdriver.native.END_SECONDS", 0.2)
     monkeypatch.setattr("moorage.server.execdriver.native.ANSWER_SECONDS", 0.2)
     pod, spec, started = await box.run("sleep", "100")
-    os.kill(pod.pid, signal.SIGSTOP)
+    os.kill(supervisor(pod), signal.SIGSTOP)
     with pytest.raises(Unavailable, match="does not answer"):
         await asyncio.to_thread(box.driver.signal, pod.id, spec.id, 15)
     await asyncio.to_thread(box.driver.remove_pod, pod.id)
@@ -388,11 +437,12 @@ async def test_a_pod_of_the_same_id_waits_until_the_earlier_one_holds_no_mounts(
     spec = replace(box.spec("sleep", "100"), id=identity)
     for _ in range(5):
         pod, namespace = await stopped(box, spec)
-        held = [os.readlink(f"/proc/{pod.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pod.pid}/fd")]
+        holder = supervisor(pod)
+        held = [os.readlink(f"/proc/{holder}/fd/{fd}") for fd in os.listdir(f"/proc/{holder}/fd")]
         assert namespace in held
         await asyncio.to_thread(box.driver.remove_pod, identity)
         await asyncio.to_thread(box.driver.run_pod, PodSpec(identity, "box"))
-        assert not alive(pod.pid)
+        assert not alive(holder)
         await asyncio.to_thread(box.driver.remove_pod, identity)
 
 

@@ -39,7 +39,8 @@ class OciBox(NativeBox):
 
     def __init__(self, directory: Path, runtime: OciRuntime) -> None:
         self.runtime = runtime
-        super().__init__(directory)
+        # Pods go to their keepers as soon as they can.
+        super().__init__(directory, 0.0)
         self.driver = self.new_driver()
 
     def new_driver(self) -> NativeDriver:
@@ -47,7 +48,7 @@ class OciBox(NativeBox):
 
     async def daemon_starts(self) -> None:
         self.exits.clear()
-        self.spawner = ready_spawner()
+        self.spawner = ready_spawner(self.patience)
         self.driver = self.new_driver()
         await self.open()
 

@@ -90,6 +90,8 @@ def test_a_killed_spawner_is_replaced_and_takes_its_tasks_along(spawner: Spawner
     thread = reading_task(spawner, None, outcome)
     first = spawner.pid
     task = children(first)[0]
+    # Before it has begun it would be run once more.
+    until(lambda: "nanosleep" in Path(f"/proc/{task}/wchan").read_text())
     os.kill(first, signal.SIGKILL)
     thread.join(10)
     assert isinstance(outcome[0], Unavailable)
@@ -106,15 +108,20 @@ def test_the_spawner_ends_with_its_socket(spawner: SpawnerClient) -> None:
 
 
 def family(pid: int) -> list[int]:
-    """The children of a process, and theirs."""
-    return [each for child in children(pid) for each in (child, *children(child))]
+    """All that descends from a process."""
+    return [each for child in children(pid) for each in (child, *family(child))]
+
+
+def keepers(spawner: int) -> list[int]:
+    return [keeper for server in children(spawner) for keeper in children(server)]
 
 
 @pytest.fixture
 def with_spares() -> Iterator[SpawnerClient]:
     client = SpawnerClient(spares=2)
     client.start()
-    until(lambda: len(family(client.pid)) == 4)
+    # The fork server, and twice a keeper, its supervisor and the first process of a container.
+    until(lambda: len(family(client.pid)) == 7)
     yield client
     client.close()
 
@@ -123,7 +130,8 @@ def with_spares() -> Iterator[SpawnerClient]:
 def pod(spawner: SpawnerClient, directory: Path, *namespaces: str) -> Iterator[int]:
     """A pod's supervisor."""
     fd = os.open(directory, os.O_RDONLY)
-    spec = {"id": "p", "hostname": "", "namespaces": namespaces, "sysctls": {}}
+    settings = {"hostname": "", "sysctls": {}, "users": [], "groups": [], "shm_size": 0}
+    spec = {"id": "p", "namespaces": namespaces, **settings}
     try:
         pid, watch = spawner.spawn_pod(spec, fd)
     finally:
@@ -141,19 +149,19 @@ def gone(pids: Iterable[int]) -> bool:
 
 
 def test_a_pod_takes_a_spare_and_another_is_made(with_spares: SpawnerClient, tmp_path: Path) -> None:
-    spares = children(with_spares.pid)
+    spares = keepers(with_spares.pid)
     with pod(with_spares, tmp_path, "ipc", "net", "uts") as pid:
         assert pid in spares
-        until(lambda: len(family(with_spares.pid)) == 6)
+        until(lambda: len(family(with_spares.pid)) == 10)
         with_spares.close()
         until(lambda: gone(spare for spare in spares if spare != pid))
         assert not gone([pid])
 
 
 def test_a_pod_with_other_namespaces_takes_no_spare(with_spares: SpawnerClient, tmp_path: Path) -> None:
-    spares = children(with_spares.pid)
+    before = family(with_spares.pid)
     with pod(with_spares, tmp_path, "ipc") as pid:
-        assert set(children(with_spares.pid)) == {*spares, pid}
+        assert set(family(with_spares.pid)) == {*before, pid}
         assert os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
 
 
@@ -164,12 +172,23 @@ def test_spares_end_when_the_spawner_is_killed(with_spares: SpawnerClient) -> No
 
 
 def test_a_pod_does_without_spares_that_have_died(with_spares: SpawnerClient, tmp_path: Path) -> None:
-    spares = children(with_spares.pid)
+    spares = keepers(with_spares.pid)
     for spare in spares:
         os.kill(spare, signal.SIGKILL)
     until(lambda: gone(spares))
     with pod(with_spares, tmp_path, "ipc", "net", "uts") as pid:
         assert pid not in spares
+
+
+def test_a_fork_server_that_has_died_is_replaced(with_spares: SpawnerClient, tmp_path: Path) -> None:
+    (server,) = children(with_spares.pid)
+    os.kill(server, signal.SIGKILL)
+    until(lambda: gone([server]))
+    # These are there yet, and not its children any more.
+    for _ in range(3):
+        with pod(with_spares, tmp_path, "ipc", "net", "uts"):
+            pass
+    until(lambda: len(family(with_spares.pid)) == 7)
 
 
 def test_the_interpreter_of_what_is_forked_cannot_be_written_to(with_spares: SpawnerClient) -> None:
