@@ -15,6 +15,8 @@ T = TypeVar("T")
 SLEEP = ("/bin/sleep", "100000")
 SAMPLE_SECONDS = 0.06
 """Pause between two calls for statistics: longer than Moorage lets one sample serve who asks."""
+QUIET_SECONDS = 10.0
+"""How long nothing happens before memory is measured: neither engine is what it is in the middle of work."""
 Samples = Sequence[int]
 """When each container's (or pod's) sample was taken: nanoseconds since 1970."""
 
@@ -117,6 +119,7 @@ def crowd(engine: Engine, count: int, parallel: int, memory: Callable[[], int], 
     with ThreadPoolExecutor(parallel) as pool:
         ids: list[str] = []
         rising = timed(lambda: ids.extend(pool.map(lambda _: engine.up(SLEEP), range(count))))
+        time.sleep(QUIET_SECONDS)
         pss = (memory() - empty) / count
         calls = looked_at(engine, ids)
         idle = idle_cpu()
