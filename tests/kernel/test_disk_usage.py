@@ -145,7 +145,7 @@ class Life:
         end = time.monotonic() + SETTLE_SECONDS
         while True:
             before, usage, after = self.du(), json.loads(self.daemon.out("df", "--format", "json")), self.du()
-            if before == after and not self.trash():
+            if before == after >= 0 and not self.trash():
                 break
             assert time.monotonic() < end, "the root directory does not come to rest"
         held = self.model.held
@@ -159,8 +159,10 @@ class Life:
         return str(json.loads(self.daemon.out("info", "--format", "json"))["graph_driver"])
 
     def du(self) -> int:
+        """-1 when something went while it was counted."""
         command = ["du", "-s", "-B1", str(self.daemon.root)]
-        return int(subprocess.run(command, check=True, capture_output=True).stdout.split()[0])
+        done = subprocess.run(command, capture_output=True)
+        return -1 if done.returncode else int(done.stdout.split()[0])
 
     def trash(self) -> list[Path]:
         return list((self.daemon.root / self.driver / "trash").iterdir())
