@@ -90,11 +90,11 @@ class KnownSteps:
             return entry
         return self._cache.add(entry.key, chain_id, entry.blob, text=entry.text, created_ns=entry.created_ns)
 
-    def remember(self, key: str, parent: str, made: MadeLayer, text: str) -> CacheEntry:
-        """What a step has made on top of `parent` just now."""
+    def remember(self, key: str, parent: str, made: MadeLayer | None, text: str) -> CacheEntry:
+        """What a step has made on top of `parent` just now, if it has changed anything."""
         epoch = self._options.epoch
         created_ns = time.time_ns() if epoch is None else epoch * 10**9
-        chain_id, blob = (made.layer.chain_id, made.blob) if made.entries else (parent, None)
+        chain_id, blob = (made.layer.chain_id, made.blob) if made else (parent, None)
         self._keys.append(key)
         return self._cache.add(key, chain_id, blob, text=text, created_ns=created_ns)
 

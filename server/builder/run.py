@@ -20,7 +20,7 @@ from moorage.server.builder.agents import Agents
 from moorage.server.builder.base import BuildOptions, House, RunSpec
 from moorage.server.builder.cache import BuildCache, CacheEntry, key_of
 from moorage.server.builder.context import BuildContext
-from moorage.server.builder.copying import Copier
+from moorage.server.builder.copying import Copier, Prepared
 from moorage.server.builder.imagespec import ImageSpec
 from moorage.server.builder.known import KnownSteps
 from moorage.server.builder.layout import Action, CopyAction, DirectoryAction, RunAction, Step, lay_out
@@ -249,7 +249,7 @@ class Build:
         network = action.network or self._options.network
         key = {**told(action, shown), "network": network, **self._options.around}
 
-        async def make() -> MadeLayer:
+        async def make() -> MadeLayer | None:
             with _placed(step.place):
                 return await self._run(action, shown, step.place, state, progress)
 
@@ -262,7 +262,7 @@ class Build:
         with _placed(place):
             prepared = await self._house.blocking(self._copier.prepare, action, place, origin)
 
-        async def make() -> MadeLayer:
+        async def make() -> MadeLayer | None:
             with _placed(place):
                 if action.link:
                     # Into nothing, and then on top of what is there.
@@ -288,11 +288,13 @@ class Build:
 
     async def _changed(
         self, chain_id: str, change: Callable[..., None], argument: Any, onto: str | None = None
-    ) -> MadeLayer:
+    ) -> MadeLayer | None:
         """A layer of what `change` does to a root file system, on top of the same chain or of another one."""
-        return cast(MadeLayer, await self._house.blocking(self._change, chain_id, change, argument, onto))
+        return cast(MadeLayer | None, await self._house.blocking(self._change, chain_id, change, argument, onto))
 
-    def _change(self, chain_id: str, change: Callable[..., None], argument: Any, onto: str | None = None) -> MadeLayer:
+    def _change(
+        self, chain_id: str, change: Callable[..., None], argument: Any, onto: str | None = None
+    ) -> MadeLayer | None:
         driver = self._tools.graph.driver
         with self._writable(chain_id) as id:
             change(driver.rootfs(id), argument)
@@ -308,14 +310,21 @@ class Build:
         finally:
             driver.remove(id)
 
-    def _commit(self, id: str, onto: str | None = None) -> MadeLayer:
-        return self._tools.graph.commit_layer(id, self._cancel, move=True, clamp_seconds=self._options.epoch, onto=onto)
+    def _commit(self, id: str, onto: str | None = None) -> MadeLayer | None:
+        return self._tools.graph.commit_changes(id, self._cancel, clamp_seconds=self._options.epoch, onto=onto)
+
+    def _put_in_nothing(self, prepared: Prepared) -> MadeLayer:
+        """A layer of a copy alone, also where there is nothing to copy."""
+        graph = self._tools.graph
+        with self._writable("") as id:
+            self._copier.put(graph.driver.rootfs(id), prepared)
+            return graph.commit_layer(id, self._cancel, move=True, clamp_seconds=self._options.epoch)
 
     # --- RUN ----------------------------------------------------------------------------------------------------------
 
     async def _run(
         self, action: RunAction, shown: Sequence[Shown], place: Place, state: StageState, progress: _Progress
-    ) -> MadeLayer:
+    ) -> MadeLayer | None:
         graph, trees, id = self._tools.graph, self._tools.trees, secrets.token_hex(32)
         shop, means = self._tools.workshop, Means(graph.view, self._house.blocking, self._cancel)
         async with (
@@ -327,9 +336,9 @@ class Build:
                 rootfs = graph.driver.rootfs(id)
                 stubs = await self._house.blocking(trees.missing, rootfs, furnished.stubs)
                 await self._run_container(_spec(id, action, furnished, state, self._options), place, progress)
-                if stubs:
+                if stubs.paths:
                     await self._house.blocking(trees.sweep, rootfs, stubs)
-                return cast(MadeLayer, await self._house.blocking(self._commit, id))
+                return cast(MadeLayer | None, await self._house.blocking(self._commit, id))
             finally:
                 await asyncio.shield(self._house.blocking(graph.driver.remove, id))
 
@@ -374,7 +383,7 @@ class Build:
         key = key_of("", prepared.key)
         found = self._tools.cache.find(key)
         if found is None:
-            made = await self._changed("", self._copier.put, prepared)
+            made = await self._house.blocking(self._put_in_nothing, prepared)
             found = self._tools.cache.add(
                 key, made.layer.chain_id, made.blob, text=f"context {path}", created_ns=time.time_ns()
             )
@@ -417,7 +426,7 @@ class _Work:
     """`linked`: its layer is the same whatever is below."""
 
     key: dict[str, Any]
-    make: Callable[[], Awaitable[MadeLayer]]
+    make: Callable[[], Awaitable[MadeLayer | None]]
     linked: bool = False
 
 

@@ -17,6 +17,9 @@ from moorage.server.cancel import CancelToken
 from moorage.server.graph.confined import CHUNK, PIPE_SIZE, RunTask, opened
 from moorage.server.graph.drivers.base import RootfsMount, Sink
 
+_UPPER = "upperdir="
+"""The option of an overlay that names the directory where changes are."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -28,6 +31,14 @@ class Placement:
     owner: str = ""
     mode: Mode | None = None
     archive: bool = False
+
+
+@dataclass(frozen=True)
+class Stubs:
+    """What mounts make to be mounted on, the outer before the inner, and what the directories `around` that were like."""
+
+    paths: tuple[str, ...]
+    around: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,16 +60,18 @@ class Trees:
     def __init__(self, run_task: RunTask) -> None:
         self._run = run_task
 
-    def missing(self, layers: Sequence[RootfsMount], paths: Sequence[str]) -> list[str]:
-        """Those of `paths`, and of the directories that lead to them, that are not there."""
-        found: list[str] = self._run("build_missing", {"layers": tables(layers), "paths": list(paths)}, [], None)[
-            "missing"
-        ]
-        return found
+    def missing(self, layers: Sequence[RootfsMount], paths: Sequence[str]) -> Stubs:
+        """Those of `paths`, and of the directories that lead to them, that are not there and that mounts will make."""
+        found = self._run("build_missing", {"layers": tables(layers), "paths": list(paths)}, [], None)
+        return Stubs(tuple(found["missing"]), found["around"])
 
-    def sweep(self, layers: Sequence[RootfsMount], paths: Sequence[str]) -> None:
-        """Delete those of `paths` that are empty."""
-        self._run("build_sweep", {"layers": tables(layers), "paths": list(paths)}, [], None)
+    def sweep(self, layers: Sequence[RootfsMount], stubs: Stubs) -> None:
+        """Delete those of the stubs that are empty, and have the directories around them as they were."""
+        args = {"layers": tables(layers), "paths": list(stubs.paths), "around": stubs.around}
+        self._run("build_sweep", args, [], None)
+        for option in (option for each in layers for option in each.options if option.startswith(_UPPER)):
+            with opened(option.removeprefix(_UPPER)) as fd:
+                self._run("build_trim", {"around": stubs.around}, [fd], None)
 
     def have_directory(self, layers: Sequence[RootfsMount], path: str) -> None:
         """Have a directory, made with its parents where it is missing."""

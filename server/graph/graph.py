@@ -74,18 +74,16 @@ class Graph:
         compression: Compression = "gzip",
         move: bool = False,
         clamp_seconds: int | None = None,
-        onto: str | None = None,
         still: AbstractContextManager[None] | None = None,
     ) -> MadeLayer:
         """What a container has changed, as a layer on top of its image's and as a compressed blob of the content store.
 
         The same changes give the same digests. With `move` the container is of no more use, and only `remove_rootfs` may follow.
         No file is younger than `clamp_seconds` since the epoch. The files are copied inside `still`.
-        With `onto` the layer is on top of that chain instead, and unpacked there.
         Hold a `lease` until an image has the layer.
         Raises FailedPrecondition for a change that no layer can hold, ResourceExhausted for a full disk.
         """
-        return pack_changes(
+        made = pack_changes(
             self.driver,
             self.content,
             self._layers,
@@ -94,8 +92,32 @@ class Graph:
             compression=compression,
             move=move,
             clamp_seconds=clamp_seconds,
-            onto=onto,
+            onto=None,
+            keep_empty=True,
             still=still or nullcontext(),
+        )
+        assert made is not None
+        return made
+
+    def commit_changes(
+        self, container_id: str, cancel: CancelToken, *, clamp_seconds: int | None = None, onto: str | None = None
+    ) -> MadeLayer | None:
+        """The same of a container that is of no more use then; None, and no layer, when it has changed nothing.
+
+        With `onto` the layer is on top of that chain instead, and unpacked there.
+        """
+        return pack_changes(
+            self.driver,
+            self.content,
+            self._layers,
+            container_id,
+            cancel,
+            compression="gzip",
+            move=True,
+            clamp_seconds=clamp_seconds,
+            onto=onto,
+            keep_empty=False,
+            still=nullcontext(),
         )
 
     def apply_blob(self, blob: LayerBlob, parent: str, cancel: CancelToken) -> Layer:

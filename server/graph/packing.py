@@ -55,9 +55,10 @@ def pack_changes(
     move: bool,
     clamp_seconds: int | None,
     onto: str | None,
+    keep_empty: bool,
     still: AbstractContextManager[None],
-) -> MadeLayer:
-    """See `Graph.commit_layer`."""
+) -> MadeLayer | None:
+    """See `Graph.commit_layer` and `Graph.commit_changes`, which does not `keep_empty`."""
     with ExitStack() as stack:
         with still:
             snapshot = stack.enter_context(driver.snapshot(container_id, cancel, move=move))
@@ -65,6 +66,8 @@ def pack_changes(
         sink = PackingSink(draft, compression)
         packed = snapshot.pack(sink, cancel, clamp_seconds=clamp_seconds)
         cancel.check()
+        if not (packed.entries or keep_empty):
+            return None
         blob = sink.finish()
         if onto in (None, snapshot.parent):
             layer = layers.adopt(snapshot, blob, packed.size)

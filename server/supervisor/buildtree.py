@@ -1,4 +1,4 @@
-"""The builder's tasks on root file systems: look what is there, have a directory, put files in, take files out, sweep up.
+"""The builder's tasks on root file systems: have a directory, put files in, look what is there, take files out. See also buildstubs.py.
 
 Each mounts the root file system (`layers`, as exec drivers take them) in a mount namespace of its own, chroots into it and follows paths
 as a process inside would. What is written through an overlay lands in its upper directory, and so in the layer that becomes of it.
@@ -34,7 +34,7 @@ from moorage.server.supervisor.unpack import Unpacker
 MAX_MATCHES = 100_000
 """Files that one pattern may name."""
 
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def enter_root(layers: list[dict[str, Any]]) -> int:
@@ -44,37 +44,6 @@ def enter_root(layers: list[dict[str, Any]]) -> int:
     enter(root, XATTR_CAPABILITIES)
     os.close(root)
     return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def missing(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Answer which of `paths`, and of the directories that lead to them, are `missing`, the outer before the inner."""
-    root = enter_root(args["layers"])
-    found: dict[str, None] = {}
-    for path in args["paths"]:
-        parts = posixpath.normpath(path).strip("/").split("/")
-        for depth in range(1, len(parts) + 1):
-            prefix = "/" + "/".join(parts[:depth])
-            if not _is_there(root, prefix):
-                found[prefix] = None
-    return {"missing": list(found)}
-
-
-def sweep(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Delete those of `paths` (the outer before the inner) that are an empty directory or an empty file: what mounts left."""
-    root = enter_root(args["layers"])
-    for path in reversed(args["paths"]):
-        parent, name = posixpath.split(path)
-        try:
-            directory = open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno not in _ABSENT:
-                raise
-            continue
-        try:
-            _remove_if_empty(directory, name)
-        finally:
-            os.close(directory)
-    return {}
 
 
 def have_directory(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -235,7 +204,7 @@ def _directories(root: int, directory: str) -> Iterator[str]:
         try:
             fd = open_in_root(root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            if error.errno not in _ABSENT:
+            if error.errno not in ABSENT:
                 raise
             continue
         try:
@@ -249,11 +218,11 @@ def _directories(root: int, directory: str) -> Iterator[str]:
 def _matches(root: int, directory: str, part: str) -> list[str]:
     if not set(part) & set("*?["):
         path = f"{directory}/{part}"
-        return [path] if _is_there(root, path) else []
+        return [path] if is_there(root, path) else []
     try:
         fd = open_in_root(root, directory or "/", os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in ABSENT:
             raise
         return []
     try:
@@ -267,7 +236,7 @@ def _status(root: int, path: str, *, follow: bool = True) -> os.stat_result | No
     try:
         fd = open_in_root(root, path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in ABSENT:
             raise
         return None
     try:
@@ -276,12 +245,12 @@ def _status(root: int, path: str, *, follow: bool = True) -> os.stat_result | No
         os.close(fd)
 
 
-def _is_there(root: int, path: str) -> bool:
+def is_there(root: int, path: str) -> bool:
     parent, name = posixpath.split(path)
     try:
         directory = open_in_root(root, parent or "/", os.O_PATH | os.O_DIRECTORY)
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in ABSENT:
             raise
         return False
     try:
@@ -296,18 +265,6 @@ def _is_there(root: int, path: str) -> bool:
 def _is_directory(root: int, path: str) -> bool:
     status = _status(root, path)
     return status is not None and stat.S_ISDIR(status.st_mode)
-
-
-def _remove_if_empty(directory: int, name: str) -> None:
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            os.rmdir(name, dir_fd=directory)
-        elif stat.S_ISREG(status.st_mode) and not status.st_size:
-            os.unlink(name, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-            raise
 
 
 def _owner(root: int, text: str, what: str) -> tuple[int, int]:
@@ -381,7 +338,7 @@ def _followed(directory: int, name: bytes) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=directory)
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in ABSENT:
             raise
         return None
 

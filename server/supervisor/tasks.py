@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from moorage.server.supervisor import buildtree, lookups, trees
+from moorage.server.supervisor import buildstubs, buildtree, lookups, trees
 from moorage.server.supervisor.compare import compare
 from moorage.server.supervisor.pack import export, pack
 from moorage.server.supervisor.unpack import unpack
@@ -43,8 +43,9 @@ TASKS: dict[str, Task] = {
     "inherit": trees.inherit,
     "check_directory": lookups.check_directory,
     "maps_owners": lookups.maps_owners,
-    "build_missing": buildtree.missing,
-    "build_sweep": buildtree.sweep,
+    "build_missing": buildstubs.missing,
+    "build_sweep": buildstubs.sweep,
+    "build_trim": buildstubs.trim,
     "build_directory": buildtree.have_directory,
     "build_owner": buildtree.owner,
     "build_put": buildtree.put,

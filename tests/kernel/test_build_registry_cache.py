@@ -70,8 +70,8 @@ def test_all_stages_are_found_done_on_another_daemon(
     assert set(commands(first.steps).values()) == {"done"}
     document = manifest(registry, "test/buildcache", "max")
     assert document["artifactType"] == "application/vnd.moorage.buildcache.v1"
-    # The working directory was there already: a step without a layer.
-    assert len(document["layers"]) == 5
+    # The working directory was there already: a step without a layer. The copied tool is the layer that it was made in.
+    assert len(document["layers"]) == 4
     forget(project.daemon)
     for each in (project, Project(own_daemon, project.directory)):
         again = each.build("", "--cache-from", f"type=registry,ref={ref}")

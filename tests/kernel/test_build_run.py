@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -49,6 +50,35 @@ def test_networks(project: Project) -> None:
         output(project, "RUN --network=host hostname", "--network", "none").strip()
         == Path("/etc/hostname").read_text().strip()
     )
+
+
+def test_what_is_mounted_on_leaves_nothing_in_layers(project: Project, tmp_path: Path) -> None:
+    nothing = "RUN true\nRUN --mount=type=tmpfs,target=/usr/lib/deep/x --mount=type=cache,target=/n/c true"
+    base = "FROM BASE\nRUN mkdir -p -m 700 /usr/lib /n && touch -d @1600000000 /n /usr/lib /usr"
+    before, after = (project.build(lines).image["layers"] for lines in (base, f"{base}\n{nothing}"))
+    assert before == after
+    # What a command does to the same directories is in its layer.
+    some = (
+        "RUN --mount=type=cache,target=/n/c chmod 711 /n\nRUN --mount=type=cache,target=/usr/lib/c touch /usr/lib/kept"
+    )
+    project.build(f"{base}\n{some}", "-o", f"type=tar,dest={tmp_path / 'files.tar'}")
+    with tarfile.open(tmp_path / "files.tar") as archive:
+        told = {member.name: (member.mode, member.mtime) for member in archive}
+    assert (told["n"], told["usr"][1]) == ((0o711, 1_600_000_000), 1_600_000_000)
+    assert "usr/lib/kept" in told
+    assert not {"n/c", "usr/lib/c", "usr/lib/deep", "etc/hosts", "etc/resolv.conf"} & told.keys()
+    for line, names in (("RUN chmod 711 /n", {"n"}), ("RUN touch /usr/lib/kept", {"usr", "usr/lib", "usr/lib/kept"})):
+        project.build(f"{base}\n{line}")
+        assert layer_names(project, tmp_path) == names
+
+
+def layer_names(project: Project, directory: Path) -> set[str]:
+    """What is in the topmost layer of the image."""
+    project.daemon.cli("save", "-o", str(directory / "saved.tar"), "app:1")
+    with tarfile.open(directory / "saved.tar") as saved:
+        index = json.load(saved.extractfile("manifest.json"))  # type: ignore[arg-type]
+        with tarfile.open(fileobj=saved.extractfile(index[0]["Layers"][-1])) as layer:
+            return set(layer.getnames())
 
 
 def test_what_is_around_commands(project: Project) -> None:

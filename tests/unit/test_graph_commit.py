@@ -65,10 +65,10 @@ def test_the_same_changes_are_the_same_layer(house: House) -> None:
     }
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-def test_changes_become_a_layer_on_another_chain(house: House, compression: Compression) -> None:
+def test_changes_become_a_layer_on_another_chain(house: House) -> None:
     other = house.image(b"other").layers[-1].chain_id
-    made = house.graph.commit_layer(container(house), CancelToken(), compression=compression, onto=other)
+    made = house.graph.commit_changes(container(house), CancelToken(), onto=other)
+    assert made is not None
     assert (made.layer.parent, made.layer.diff_id) == (other, digest(CHANGES))
     assert made.layer.chain_id == chain_id_on(other, made.blob.diff_id)
     assert house.driver.stored[made.layer.chain_id] == CHANGES
@@ -117,3 +117,11 @@ def test_what_was_pushed_has_one_more_digest(house: House) -> None:
     house.graph.add_digest(image.id, name)
     assert name in house.graph.get(image.id).digests
     house.graph.add_digest(digest(b"gone"), "registry.example/app@" + digest(b"other"))
+
+
+def test_no_changes_make_no_layer_where_none_is_wanted(house: House) -> None:
+    name = container(house, b"")
+    kept = house.content.digests()
+    assert house.graph.commit_changes(name, CancelToken()) is None
+    assert (house.content.digests(), house.graph.unreached()[0]) == (kept, [])
+    assert house.graph.commit_layer(name, CancelToken()).entries == 0
