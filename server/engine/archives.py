@@ -111,13 +111,10 @@ class Archive:
                 raise InvalidArgument(f"{SUBJECT}: its indexes are nested more than {MAX_DEPTH} deep")
             chosen = self._choose(document, platform)
             image = self._from_manifest(chosen.digest, platform, depth + 1)
-            kept = self._listed(document.manifests, depth) - {
-                documents.digest_of(image.config),
-                chosen.digest,
-                *image.indexes,
-            }
-            kept -= {blob.digest for blob in image.blobs}
-            return replace(image, indexes=(digest, *image.indexes), kept=tuple(sorted({*image.kept, *kept})))
+            own = {documents.digest_of(image.config), documents.digest_of(image.manifest or b""), *image.indexes}
+            own |= {blob.digest for blob in image.blobs}
+            kept = self._listed(document.manifests, depth, set()) - own
+            return replace(image, indexes=(digest, *image.indexes), kept=tuple(sorted(kept)))
         config = self._blob(document.config.digest)
         plans = plan_layers(document, config, None, SUBJECT)
         blobs = [LayerBlob(each.blob.digest, each.blob.media_type, each.blob.size, each.diff_id) for each in plans]
@@ -131,14 +128,14 @@ class Archive:
             raise DataLoss(f"{SUBJECT}: none of what index {index.digest} lists is in it", reason="INCOMPLETE_ARCHIVE")
         return found
 
-    def _listed(self, entries: Iterable[Descriptor], depth: int) -> set[str]:
-        """All that an index with these entries lists, and that is here."""
-        found: set[str] = set()
+    def _listed(self, entries: Iterable[Descriptor], depth: int, found: set[str]) -> set[str]:
+        """Add to `found` all that an index with these entries lists, and that is here."""
         for entry in entries:
-            if self._graph.content.exists(entry.digest) and depth < MAX_DEPTH:
+            if entry.digest not in found and self._graph.content.exists(entry.digest) and depth < MAX_DEPTH:
+                found.add(entry.digest)
                 listing = manifests.listing(self._blob(entry.digest), entry.media_type, SUBJECT)
-                blobs = {blob.digest for blob in listing.blobs if self._graph.content.exists(blob.digest)}
-                found |= {entry.digest} | blobs | self._listed(listing.manifests, depth + 1)
+                found |= {blob.digest for blob in listing.blobs if self._graph.content.exists(blob.digest)}
+                self._listed(listing.manifests, depth + 1, found)
         return found
 
     def _blob(self, digest: str) -> bytes:
