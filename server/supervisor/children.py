@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -44,6 +45,13 @@ def _keep_only(fds: Sequence[int]) -> list[int]:
         os.dup2(source, target, inheritable=False)
     os.closerange(3 + len(fds), MAX_FD)
     return kept
+
+
+def reap_all() -> None:
+    """Reap the children that have ended, whoever they were."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
 
 
 def die_with_parent(parent: int) -> None:

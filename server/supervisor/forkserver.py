@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 
 from moorage.server.supervisor import keeper
-from moorage.server.supervisor.children import forked
+from moorage.server.supervisor.children import forked, reap_all
 from moorage.server.supervisor.title import set_title
 
 TITLE = "moorage-forkserver"
@@ -70,7 +70,7 @@ def _serve(sock: socket.socket, work: Work) -> None:
         for fd, _events in poll.poll():
             if fd == receiver:
                 os.read(receiver, 512)
-                _reap()
+                reap_all()
                 continue
             kind, fds, _flags, _address = socket.recv_fds(sock, 1, 1)
             if not kind:
@@ -81,11 +81,3 @@ def _serve(sock: socket.socket, work: Work) -> None:
 def _fork(work: Work, fd: int, kind: bytes) -> None:
     forked(lambda kept: work(kept[0], kind), (fd,))
     os.close(fd)
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return

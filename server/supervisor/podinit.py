@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from moorage.server.libcontainer import capabilities, protect, syscalls
-from moorage.server.supervisor.children import MAX_FD, PR_SET_PDEATHSIG
+from moorage.server.supervisor.children import MAX_FD, PR_SET_PDEATHSIG, reap_all
 from moorage.server.supervisor.oom import unprotect
 
 NOBODY = 65534
@@ -75,7 +75,7 @@ def _become(user: int | None, ready: int) -> NoReturn:
         os.closerange(0, MAX_FD)
         while True:
             signal.sigwaitinfo({signal.SIGCHLD})
-            _reap()
+            reap_all()
     finally:
         os._exit(1)
 
@@ -91,9 +91,3 @@ def _leave_files() -> None:
     syscalls.pivot_root(".", ".")
     syscalls.umount(".", syscalls.MNT_DETACH)
     os.chdir("/")
-
-
-def _reap() -> None:
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
