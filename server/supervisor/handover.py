@@ -14,7 +14,7 @@ from moorage.server.supervisor import oom, starter
 from moorage.server.supervisor.container import Surroundings
 from moorage.server.supervisor.keeper import Inheritance
 from moorage.server.supervisor.loop import Loop
-from moorage.server.supervisor.protocol import MAX_FDS, Decoder, pack_message, send_all
+from moorage.server.supervisor.protocol import MAX_FDS, Decoder, ProtocolError, pack_message, send_all
 from moorage.server.supervisor.sessions import Session
 from moorage.server.supervisor.supervisor import Supervisor
 
@@ -34,15 +34,19 @@ def hand_over(keeper: socket.socket, pod: Supervisor, listener: int) -> None:
     around = pod.around
     shm = [] if around.shm is None else [around.shm]
     fds = [around.directory, listener, *(each.fileno() for each in pod.watchers), *shm]
-    send_all(keeper, pack_message({"pod": pod.pod_id, "watchers": len(pod.watchers)}, fds), fds)
+    message = {"pod": pod.pod_id, "watchers": len(pod.watchers), "containers": len(pod.containers)}
+    send_all(keeper, pack_message(message, fds), fds)
     for container in pod.containers.values():
         message, fds = container.hand_over()
         send_all(keeper, pack_message(message, fds), fds)
 
 
 def take_over(loop: Loop, cgroups: CgroupManager, pid: int, legacy: Inheritance) -> tuple[Supervisor, int]:
-    """The same pod in this process, which is `pid`, and its listening socket."""
+    """The same pod in this process, which is `pid`, and its listening socket. Raises ProtocolError when the sender died before it had sent
+    all."""
     first, *containers = Decoder().feed(b"".join(legacy.pieces), legacy.fds)
+    if len(containers) != first.message["containers"]:
+        raise ProtocolError(f"{len(containers)} of {first.message['containers']} containers were handed over")
     directory, listener, *rest = first.fds
     count = first.message["watchers"]
     shm = rest[count] if len(rest) > count else None
