@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -430,27 +430,31 @@ async def test_an_interface_is_configured_inside(box: NativeBox) -> None:
             await asyncio.to_thread(box.driver.configure_network, pod.id, [wrong])
 
 
+def descriptors(pid: int) -> Iterator[str]:
+    """What a process holds open, while it opens and closes more."""
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(path)
+
+
 async def test_a_pod_of_the_same_id_waits_until_the_earlier_one_holds_no_mounts(box: NativeBox) -> None:
     """A container that is started again mounts its root again, and must find it unmounted."""
     identity = uuid4().hex
     box.pods.append(identity)
     spec = replace(box.spec("sleep", "100"), id=identity)
     for _ in range(5):
-        pod, namespace = await stopped(box, spec)
-        holder = supervisor(pod)
-        held = [os.readlink(f"/proc/{holder}/fd/{fd}") for fd in os.listdir(f"/proc/{holder}/fd")]
-        assert namespace in held
+        holder = supervisor(await stopped(box, spec))
         await asyncio.to_thread(box.driver.remove_pod, identity)
         await asyncio.to_thread(box.driver.run_pod, PodSpec(identity, "box"))
         assert not alive(holder)
         await asyncio.to_thread(box.driver.remove_pod, identity)
 
 
-async def stopped(box: NativeBox, spec: ContainerSpec) -> tuple[Pod, str]:
-    """A pod whose container, of the same ID, has run and been killed, and the mount namespace that it had."""
+async def stopped(box: NativeBox, spec: ContainerSpec) -> Pod:
+    """A pod that still holds the mounts of its container, of the same ID, which has run and been killed."""
     pod = await asyncio.to_thread(box.driver.run_pod, PodSpec(spec.id, "box"))
     started = await box.start(pod, spec)
     namespace = os.readlink(f"/proc/{started.pid}/ns/mnt")
     await asyncio.to_thread(box.driver.stop_pod, pod.id)
-    await until(lambda: not alive(started.pid))
-    return pod, namespace
+    await until(lambda: not alive(started.pid) and namespace in descriptors(supervisor(pod)))
+    return pod
