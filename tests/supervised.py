@@ -188,14 +188,15 @@ class Running(NamedTuple):
     def wait(self) -> int:
         if self.runner is not None:
             with self.runner:
-                status = runner.ended(runner.Running(self.process.pid, self.process.pidfd, self.runner))
-            assert status is not None
+                code = runner.ended(self.runner)
+            assert code is not None
             os.waitpid(-1, 0)
         else:
             _, status = os.waitpid(self.process.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
         os.close(self.process.pidfd)
         self.clean_up()
-        return os.waitstatus_to_exitcode(status)
+        return code
 
     def line(self) -> str:
         """The next line, for a process that is to run on."""
@@ -229,15 +230,15 @@ def runner_exec(target: Running, command: Mapping[str, Any]) -> Running:
     cgroup = cgroups.detect().cgroup(path)
     with suppress(FileExistsError):
         cgroup.create({})
-    packet = runner.order(command, cgroup=path, seccomp=None, config={})
+    packet = runner.order(command, cgroup=path, filter_name=None, config={})
     assert packet is not None
+    around = runner.Surroundings(cgroups.detect(), lambda _name: None, 0, int)
     with theirs:
-        pid = forked(lambda kept: runner.wait(socket.socket(fileno=kept[0]), cgroups.detect()), (theirs.fileno(),))
+        pid = forked(lambda kept: runner.wait(socket.socket(fileno=kept[0]), around), (theirs.fileno(),))
 
     def start(stdio: process.Stdio) -> process.Process:
-        started = runner.start(ours, packet, target.process.pid, stdio, None)
-        assert started is not None
-        return process.Process(started.pid, started.pidfd, None, (0, 0, (0,)))
+        assert runner.give(ours, packet, target.process.pidfd, stdio, None)
+        return process.Process(*channel.await_start(ours), None, (0, 0, (0,)))
 
     try:
         return _piped(start)._replace(runner=ours, clean_up=cgroup.remove)

@@ -32,7 +32,7 @@ from moorage.server.errors import (
     NotFound,
     Unavailable,
 )
-from moorage.server.execdriver import native_channel, native_stream
+from moorage.server.execdriver import native_channel, native_exec, native_stream
 from moorage.server.execdriver.base import (
     AttachSpec,
     ContainerSpec,
@@ -45,6 +45,7 @@ from moorage.server.execdriver.base import (
     ProcessStream,
     Started,
 )
+from moorage.server.execdriver.native_exec import Entries, Entry
 from moorage.server.execdriver.native_remains import clean_up, container_status, unknown_exit
 from moorage.server.execdriver.native_watch import Watch
 from moorage.server.execdriver.runtimeoptions import OciRuntime
@@ -53,7 +54,7 @@ from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import Identity
 from moorage.server.networkdriver.base import InterfaceConfig
-from moorage.server.supervisor.protocol import Channel
+from moorage.server.supervisor.protocol import Channel, Frame
 
 ANSWER_SECONDS = 10.0
 """How long a supervisor may take over what is quick, before it counts as dead."""
@@ -85,6 +86,7 @@ class NativeDriver:
         # These belong to the loop's thread.
         self._watches: dict[str, Watch] = {}
         self._told: dict[str, set[tuple[str, int]]] = {}
+        self._entries = Entries()
         self._background: set[asyncio.Future[Any]] = set()
 
     async def open(self, on_exit: ExitCallback) -> None:
@@ -97,6 +99,7 @@ class NativeDriver:
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()
+        self._entries.clear()
         if self._background:
             await asyncio.wait(self._background)
         await asyncio.to_thread(self._ending.shutdown)
@@ -139,7 +142,9 @@ class NativeDriver:
         directory, message = self._directory(pod_id), _start_message(spec)
         if spec.runtime:
             message |= {"runtime": self._runtime(spec.runtime).message(directory), "ahead": False}
-        answer = native_channel.call(directory, message, stage=stage)
+        frame = native_channel.call_frame(directory, message, stage=stage)
+        answer = native_channel.checked(frame)
+        self._call_soon(self._enter, pod_id, spec.id, frame)
         uid, gid, groups = answer["user"]
         return Started(answer["pid"], answer["started_ns"], Identity(uid, gid, tuple(groups)))
 
@@ -249,14 +254,43 @@ class NativeDriver:
         return native_stream.AttachStream(channel, pid, functools.partial(unknown_exit, pod_id))
 
     async def exec(self, pod_id: str, container_id: str, spec: ExecSpec) -> ProcessStream:
+        stream = None if spec.detach or spec.process.get("terminal") else await self._run(pod_id, container_id, spec)
+        if stream is not None:
+            return stream
         channel = native_channel.AsyncChannel(native_channel.connect(self._directory(pod_id)))
         message = {"op": "exec", "container": container_id, "process": spec.process, "detach": spec.detach}
         try:
-            lost = functools.partial(unknown_exit, pod_id)
-            return await native_stream.execute(channel, message, spec, lost, self._spawner.take_runner)
+            return await native_stream.execute(channel, message, spec, functools.partial(unknown_exit, pod_id))
         except BaseException:
             channel.close()
             raise
+
+    async def _run(self, pod_id: str, container_id: str, spec: ExecSpec) -> ProcessStream | None:
+        """Have a runner do it, if it can."""
+        entry = self._entries.get(pod_id, container_id)
+        if entry is None:
+            message = {"op": "entry", "container": container_id}
+            frame = await native_channel.ask_soon(self._directory(pod_id), message)
+            entry = self._enter(pod_id, container_id, frame)
+        if entry is None:
+            raise NotFound(f"no pod {pod_id}")
+        return await native_exec.execute(entry, spec, self._cgroups, self._spawner.take_runner)
+
+    def _enter(self, pod_id: str, container_id: str, frame: Frame) -> Entry | None:
+        """Keep what a supervisor has told of the way into a container; None when the pod has been removed meanwhile.
+
+        Those of a run that has ended by now lead nowhere, and go with the container.
+        """
+        about = frame.message["entry"]
+        if about is not None and about["filter"] not in (None, *self._spawner.filters):
+            # Another daemon's, of other defaults: no runner has it.
+            about = None
+        entry = Entry(container_id, about, frame.fds)
+        if pod_id not in self._watches:
+            entry.close()
+            return None
+        self._entries.put(pod_id, entry)
+        return entry
 
     def _directory(self, pod_id: str) -> Path:
         if not pod_id or "/" in pod_id or pod_id.startswith("."):
@@ -298,7 +332,7 @@ class NativeDriver:
         with self._cleaning:
             return clean_up(directory, self._cgroups)
 
-    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
+    def _call_soon(self, function: Callable[..., object], *args: object) -> None:
         """Have the loop's thread do it; after `close` nobody does."""
         loop = self._loop
         if loop is not None:
@@ -317,8 +351,10 @@ class NativeDriver:
             watch.close()
         self._told.pop(pod_id, None)
         self._removing.discard(pod_id)
+        self._entries.drop_pod(pod_id)
 
     def _forget_container(self, pod_id: str, container_id: str) -> None:
+        self._entries.drop(pod_id, container_id)
         told = self._told.get(pod_id, set())
         told -= {run for run in told if run[0] == container_id}
 
@@ -328,6 +364,7 @@ class NativeDriver:
         run = (container.id, container.started_ns)
         if container.exit is not None and run not in told and self._on_exit is not None:
             told.add(run)
+            self._entries.drop(pod_id, container.id)
             self._on_exit(pod_id, container.id, container.exit)
 
     def _lost(self, pod_id: str) -> None:

@@ -65,9 +65,20 @@ def call(
     timeout: float | None = None,
 ) -> dict[str, Any]:
     """One request on a connection of its own. Raises what the supervisor answers; NotFound, Unavailable, TimeoutError."""
+    return checked(call_frame(directory, message, stage=stage, timeout=timeout))
+
+
+def call_frame(
+    directory: Path,
+    message: Mapping[str, Any],
+    *,
+    stage: StageListener | None = None,
+    timeout: float | None = None,
+) -> Frame:
+    """The same for an answer that may be an error and may bring descriptors."""
     with contextlib.closing(Channel(connect(directory))) as channel:
         channel.sock.settimeout(timeout)
-        return ask(channel, directory.name, message, stage)
+        return ask_frame(channel, directory.name, message, stage)
 
 
 def ask(
@@ -209,6 +220,17 @@ class AsyncChannel:
     def _release(self) -> None:
         if self._closed and self._using == 0:
             self.sock.close()
+
+
+async def ask_soon(directory: Path, message: Mapping[str, Any]) -> Frame:
+    """One request on a connection of its own, on the running loop. Raises as `call` does."""
+    with contextlib.closing(AsyncChannel(connect(directory))) as channel:
+        await channel.request(message)
+        frame = await channel.receive()
+    if frame is None:
+        raise died(directory.name)
+    checked(frame)
+    return frame
 
 
 async def readable(

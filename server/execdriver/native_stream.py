@@ -7,11 +7,10 @@ import contextlib
 import fcntl
 import os
 import select
-import socket
 import struct
 import termios
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from moorage.server.errors import Unavailable
 from moorage.server.execdriver.base import ExecSpec, Output
@@ -85,25 +84,65 @@ class AttachStream:
             await self._channel.send(message)
 
 
-class ExecStream:
-    """A ProcessStream on the process's own pipes or terminal; the connection to the supervisor only brings its end."""
+class Parent(Protocol):
+    """Who is told how an exec'ed process ended, and tells us: there is something to `receive` when `fileno` can be read."""
 
-    def __init__(
-        self,
-        channel: AsyncChannel,
-        pid: int,
-        stdin: int | None,
-        outputs: Mapping[int, StreamName],
-        lost: Callable[[], ExitStatus],
-    ) -> None:
-        """Owns the channel and the descriptors; one that is both `stdin` and an output is a terminal. `lost` as for AttachStream."""
+    def fileno(self) -> int: ...
+
+    async def receive(self) -> ExitStatus | None:
+        """How it ended; None when that is not what was told."""
+        ...
+
+    async def signal(self, number: int) -> None: ...
+
+    async def hang_up(self) -> None:
+        """Have the process killed if it runs; `receive` returns."""
+        ...
+
+    def release(self) -> None:
+        """Let go, when nobody waits for it any more."""
+        ...
+
+
+class Supervised:
+    """The Parent of a process that a supervisor has forked; the supervisor kills it when the connection is closed."""
+
+    def __init__(self, channel: AsyncChannel, lost: Callable[[], ExitStatus]) -> None:
+        """`lost` as for AttachStream."""
+        self._channel = channel
+        self._lost = lost
+
+    def fileno(self) -> int:
+        return self._channel.sock.fileno()
+
+    async def receive(self) -> ExitStatus | None:
+        frame = await self._channel.receive()
+        if frame is None:
+            return self._lost()
+        return exit_status(frame.message["exit"]) if "exit" in frame.message else None
+
+    async def signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            await self._channel.send({"op": "signal", "signal": number})
+
+    async def hang_up(self) -> None:
+        self._channel.close()
+
+    def release(self) -> None:
+        """The channel closes itself."""
+
+
+class ExecStream:
+    """A ProcessStream on the process's own pipes or terminal; its parent only brings its end."""
+
+    def __init__(self, parent: Parent, pid: int, stdin: int | None, outputs: Mapping[int, StreamName]) -> None:
+        """Owns the parent and the descriptors; one that is both `stdin` and an output is a terminal."""
         self.pid = pid
         self._loop = asyncio.get_running_loop()
-        self._channel = channel
+        self._parent = parent
         self._stdin = stdin
         self._outputs = dict(outputs)
         self._terminal = stdin if stdin in outputs else None
-        self._lost = lost
         self._status: ExitStatus | None = None
         self._deadline = 0.0
         self._since_end = 0
@@ -116,7 +155,7 @@ class ExecStream:
     async def read(self) -> Output | ExitStatus:
         async with self._reading:
             while self._outputs and not self._closed.done():
-                if self._status is None and _has_input(self._channel.sock):
+                if self._status is None and _has_input(self._parent.fileno()):
                     await self._receive()
                 output = self._take()
                 if output is not None:
@@ -150,18 +189,21 @@ class ExecStream:
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     async def signal(self, number: int) -> None:
-        with contextlib.suppress(OSError):
-            await self._channel.send({"op": "signal", "signal": number})
+        if self._status is None:
+            await self._parent.signal(number)
 
     async def close(self) -> None:
         if self._closed.done():
             return
         self._closed.set_result(None)
-        self._channel.close()
-        async with self._reading, self._writing:
-            self._drop_stdin()
-            for fd in tuple(self._outputs):
-                self._drop_output(fd)
+        try:
+            await self._parent.hang_up()
+        finally:
+            async with self._reading, self._writing:
+                self._drop_stdin()
+                for fd in tuple(self._outputs):
+                    self._drop_output(fd)
+                self._parent.release()
 
     def _account(self, size: int) -> None:
         """Somebody who outlives the process must not keep its reader for ever."""
@@ -192,19 +234,15 @@ class ExecStream:
         """Wait for output, or for the end. After the end output is waited for no more than a moment."""
         outputs = tuple(self._outputs)
         if self._status is None:
-            channel = self._channel.sock.fileno()
-            if await readable(self._loop, (*outputs, channel), unless=self._closed) == channel:
+            parent = self._parent.fileno()
+            if await readable(self._loop, (*outputs, parent), unless=self._closed) == parent:
                 await self._receive()
         elif await readable(self._loop, outputs, timeout=self._left(), unless=self._closed) is None:
             for fd in outputs:
                 self._drop_output(fd)
 
     async def _receive(self) -> None:
-        frame = await self._channel.receive()
-        if frame is None:
-            self._status = self._lost()
-        elif "exit" in frame.message:
-            self._status = exit_status(frame.message["exit"])
+        self._status = await self._parent.receive()
         if self._status is not None:
             self._deadline = self._loop.time() + DRAIN_SECONDS
 
@@ -223,9 +261,9 @@ class ExecStream:
         os.close(fd)
 
 
-def _has_input(sock: socket.socket) -> bool:
+def _has_input(fd: int) -> bool:
     poll = select.poll()
-    poll.register(sock, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 
@@ -234,7 +272,6 @@ async def execute(
     message: Mapping[str, Any],
     spec: ExecSpec,
     lost: Callable[[], ExitStatus],
-    take_runner: Callable[[], socket.socket],
 ) -> ExecStream:
     """Have a supervisor start what `message` (an `exec`) says, on new pipes or a terminal. The channel is the stream's then.
 
@@ -245,8 +282,7 @@ async def execute(
         outputs: dict[int, StreamName] = {}
         fds: list[int] = []
         if not (spec.detach or spec.process.get("terminal")):
-            stdin, outputs, fds = _pipes(spec.stdin, theirs, ours)
-            fds.append(theirs.enter_context(take_runner()).fileno())
+            stdin, outputs, fds = pipes(spec.stdin, theirs, ours)
         await channel.request(message, fds)
         theirs.close()
         frame = await channel.receive()
@@ -257,10 +293,10 @@ async def execute(
             (console,) = frame.fds
             stdin, outputs = console, {console: "stdout"}
         ours.pop_all()
-        return ExecStream(channel, pid, stdin, outputs, lost)
+        return ExecStream(Supervised(channel, lost), pid, stdin, outputs)
 
 
-def _pipes(
+def pipes(
     stdin_wanted: bool, theirs: contextlib.ExitStack, ours: contextlib.ExitStack
 ) -> tuple[int | None, dict[int, StreamName], list[int]]:
     """Our end of stdin, our outputs, and the process's three descriptors; each is closed by its stack."""

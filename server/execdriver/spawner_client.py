@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -10,9 +11,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import moorage.server.supervisor
 from moorage.server import errors
@@ -31,7 +32,7 @@ STOP_SECONDS = 5.0
 PATIENCE_SECONDS = 5.0
 
 
-def raise_error(error: Mapping[str, Any]) -> None:
+def raise_error(error: Mapping[str, Any]) -> NoReturn:
     """Raise the "error" of an answer as the typed error that it names."""
     details = dict(error)
     kind = getattr(errors, str(details.pop("kind", "Internal")), errors.Internal)
@@ -53,8 +54,13 @@ class SpawnerClient:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
-        self._profiles: list[str] = []
+        self._profiles: dict[str, str] = {}
         self._runners: deque[socket.socket] = deque()
+
+    @property
+    def filters(self) -> Collection[str]:
+        """The names of the profiles that all have been told: their SHA-256."""
+        return self._profiles.keys()
 
     @property
     def pid(self) -> int:
@@ -75,10 +81,12 @@ class SpawnerClient:
     def prime(self, profile: Mapping[str, Any]) -> None:
         """Have every supervisor from now on know the compiled form of a seccomp profile (an OCI `linux.seccomp` object)."""
         text = json.dumps(profile)
-        self._call({"op": "prime", "profile": text}, ())
+        name = hashlib.sha256(text.encode()).hexdigest()
+        self._call({"op": "prime", "profile": text, "name": name}, ())
         with self._lock:
-            if text not in self._profiles:
-                self._profiles.append(text)
+            self._profiles[name] = text
+            # Those that are there do not know it.
+            self._discard_runners()
 
     def run_task(
         self, name: str, args: Mapping[str, Any], fds: Sequence[int] = (), cancel: CancelToken | None = None
@@ -195,13 +203,12 @@ class SpawnerClient:
                 cwd="/",
                 start_new_session=True,
             )
-        for profile in self._profiles:
-            _prime(ours, profile)
+        for name, profile in self._profiles.items():
+            _prime(ours, name, profile)
         return ours
 
     def _discard(self) -> None:
-        while self._runners:
-            self._runners.popleft().close()
+        self._discard_runners()
         if self._sock is not None:
             self._sock.close()
             self._sock = None
@@ -213,13 +220,17 @@ class SpawnerClient:
                 self._process.wait()
             self._process = None
 
+    def _discard_runners(self) -> None:
+        while self._runners:
+            self._runners.popleft().close()
 
-def _prime(spawner: socket.socket, profile: str) -> None:
+
+def _prime(spawner: socket.socket, name: str, profile: str) -> None:
     """Tell a new spawner a profile that an old one had compiled; nobody waits for the answer."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         fds = (theirs.fileno(),)
-        send_all(spawner, pack_message({"op": "prime", "profile": profile}, fds), fds)
+        send_all(spawner, pack_message({"op": "prime", "profile": profile, "name": name}, fds), fds)
 
 
 def _outcome(channel: Channel, cancel: CancelToken | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from moorage.server.libcontainer.errors import StartError
 _STAGE, _CONSOLE, _READY, _ERROR, _STARTED = b"s", b"c", b"r", b"e", b"p"
 _MAX_PACKET = 64 << 10
 _MAX_TEXT = 4096
-_TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 60
 """No step of a start takes long; a file system that hangs must not take the parent with it."""
 
 
@@ -93,11 +93,9 @@ class Reporter:
         packet, received, _, _ = socket.recv_fds(self._socket, size, fds)
         return packet, received
 
-    def started(self, pid: int) -> None:
-        """Tell that the command runs, as a child of ours that is not waited for yet."""
-        pidfd = os.pidfd_open(pid)
+    def started(self, pid: int, pidfd: int) -> None:
+        """Tell that the command runs, as a child of ours that is not waited for yet. Raises OSError when nobody is there any more."""
         socket.send_fds(self._socket, [_STARTED + b"%d" % pid], [pidfd])
-        os.close(pidfd)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -113,16 +111,18 @@ class Reporter:
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two ends, the parent's and the child's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _TIMEOUT_SECONDS, 0))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", TIMEOUT_SECONDS, 0))
     return ours, theirs
 
 
 def await_start(end: socket.socket) -> tuple[int, int]:
-    """Hear from a runner: the pid and a pidfd of the command that it started. Raises StartError."""
+    """Hear from a runner: the pid and a pidfd of the command that it started. Raises StartError, as when a socket that does not block has
+    nothing to read.
+    """
     try:
         packet, fds, _, _ = socket.recv_fds(end, _MAX_PACKET, 1)
     except BlockingIOError:
-        raise StartError(f"no progress for {_TIMEOUT_SECONDS} seconds") from None
+        raise StartError(f"no progress for {TIMEOUT_SECONDS} seconds") from None
     except ConnectionResetError:
         packet, fds = b"", []
     if packet[:1] == _STARTED:
@@ -145,7 +145,7 @@ def listen(
         try:
             packet, fds, _, _ = socket.recv_fds(end, _MAX_PACKET, 1)
         except BlockingIOError:
-            raise StartError(f"{last}: no progress for {_TIMEOUT_SECONDS} seconds", stage=last) from None
+            raise StartError(f"{last}: no progress for {TIMEOUT_SECONDS} seconds", stage=last) from None
         for fd in fds:
             consoles.append(fd)
             stack.callback(os.close, fd)

@@ -24,7 +24,9 @@ from moorage.server.libcontainer.rootfs import plan as plan_root
 from moorage.server.libcontainer.usernamespaces import IdMaps
 from moorage.server.libcontainer.validate import validate, validate_process
 
-__all__ = ["Process", "StartError", "Stdio", "execute", "start"]
+__all__ = ["Process", "StartError", "Stdio", "execute", "exit_code", "start"]
+
+KILLED = 128
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,12 @@ def _fork(flags: int, pid_namespace: int | None, child: Callable[[], NoReturn]) 
         return pid, pidfd
     finally:
         syscalls.set_signal_mask(mask)
+
+
+def exit_code(wait_status: int) -> int:
+    """As a shell gives it: 128 and the signal for a process that was killed."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else KILLED - code
 
 
 def become(report: Reporter, body: Callable[[Reporter], object]) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.cgroups import Cgroup, CgroupManager
 from moorage.server.libcontainer.channel import Credentials
+from moorage.server.libcontainer.process import exit_code
 from moorage.server.supervisor import filters, ociend, ociruntime, streams
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.failures import Failure
@@ -23,8 +24,6 @@ from moorage.server.supervisor.protocol import EXIT_SUFFIX, STREAM_NAMES
 DRAIN_SECONDS = 1.0
 """How long after the end of a container its streams are read, if somebody outside holds them open."""
 DRAIN_LIMIT = 4 << 20
-
-KILLED = 128
 
 KEPT = ("container", "config", "cgroup", "seccomp", "runtime", "stdin_once", "log_path", "log")
 """What a container is made of again when another process takes it over."""
@@ -99,6 +98,25 @@ class Container:
     def describe(self) -> dict[str, Any]:
         """As `status` and `watch` answer it."""
         return {"id": self.id, "pid": self.pid, "started_ns": self.started_ns, "exit": self.status}
+
+    @property
+    def mappings(self) -> dict[str, Any]:
+        """What its config says of mappings of IDs, which few have."""
+        if "uidMappings" not in self.config:
+            return {}
+        linux = json.loads(self.config)["linux"]
+        return {"linux": {name: linux[name] for name in ("uidMappings", "gidMappings") if name in linux}}
+
+    def entry(self, user: int | None) -> tuple[dict[str, Any], list[int]]:
+        """The way in for commands that others add: a message, and new descriptors of its first process and of the pod's `user` namespace.
+
+        "entry" is None where only we can add one.
+        """
+        if self.runtime is not None or not self.usual_filter:
+            return {"entry": None}, []
+        filter_name = filters.name(self._spec["seccomp"])
+        about = {"cgroup": self.cgroup.path, "filter": filter_name, "mappings": self.mappings}
+        return {"entry": about}, [os.dup(fd) for fd in (self._pidfd, user) if fd is not None]
 
     @property
     def quiet(self) -> bool:
@@ -262,12 +280,6 @@ class Container:
         for attachment in self.leaving:
             attachment.end(self.status)
         self._on_end(self)
-
-
-def exit_code(wait_status: int) -> int:
-    """As a shell gives it: 128 and the signal for a process that was killed."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return code if code >= 0 else KILLED - code
 
 
 def write_json(directory: int, name: str, content: Mapping[str, Any]) -> None:

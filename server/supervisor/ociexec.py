@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from moorage.server.libcontainer.channel import Credentials
 from moorage.server.libcontainer.errors import doing
+from moorage.server.libcontainer.family import kill_tree
 from moorage.server.libcontainer.process import Process
 from moorage.server.libcontainer.validate import validate_process
 from moorage.server.supervisor import bundle, ociend, ociruntime, ocistart
 from moorage.server.supervisor.children import die_with_parent, forked
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.container import Container
-from moorage.server.supervisor.execs import Execution, kill_tree, tell_end
+from moorage.server.supervisor.execs import Execution, tell_end
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.loop import READ
 from moorage.server.supervisor.ociruntime import Runtime
@@ -47,9 +48,7 @@ class Start:
         fds: Sequence[int],
         connection: Connection,
     ) -> None:
-        """`fds` are stdin, stdout and stderr, or none; they stay the caller's. Raises Failure, StartError."""
-        if container.ending:
-            raise Failure("FailedPrecondition", f"container {container.id} is not running")
+        """`fds` are stdin, stdout and stderr, or none; they stay the caller's. Raises StartError."""
         validate_process(message["process"])
         self._supervisor = supervisor
         self._container = container

@@ -18,6 +18,7 @@ from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.protocol import MESSAGE, VERSION, Frame, ProtocolError
 
 if TYPE_CHECKING:
+    from moorage.server.supervisor.container import Container
     from moorage.server.supervisor.supervisor import Supervisor
 
 Operation = Callable[["Session", dict[str, Any], Sequence[int]], "dict[str, Any] | None"]
@@ -85,10 +86,26 @@ def network(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> d
     return {}
 
 
-def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
+def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
     stages: list[tuple[str, int]] = []
-    container = session.supervisor.start(message, session.stage(message, stages))
-    return {"pid": container.pid, "user": container.user, "started_ns": container.started_ns, "stages": stages}
+    supervisor = session.supervisor
+    container = supervisor.start(message, session.stage(message, stages))
+    answer, fds = container.entry(supervisor.user)
+    run = {"pid": container.pid, "user": container.user, "started_ns": container.started_ns}
+    session.connection.send({"id": message.get("id"), **run, "stages": stages, **answer}, fds)
+
+
+def entry(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
+    container = _running(session.supervisor, message)
+    answer, fds = container.entry(session.supervisor.user)
+    session.connection.send({"id": message.get("id"), **answer}, fds)
+
+
+def _running(supervisor: Supervisor, message: dict[str, Any]) -> Container:
+    container = supervisor.container(message["container"])
+    if container.ending:
+        raise Failure("FailedPrecondition", f"container {container.id} is not running")
+    return container
 
 
 def send_signal(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
@@ -118,15 +135,14 @@ def attach(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> No
 
 def execute(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
     supervisor = session.supervisor
-    container = supervisor.container(message["container"])
+    container = _running(supervisor, message)
     if container.runtime is not None:
         ociexec.Start(supervisor, container, container.runtime, message, fds, session.connection)
         return
-    execution, ours = start_execution(
+    execution = start_execution(
         supervisor.loop, container, supervisor.oom_score, supervisor.user, message, fds, session.connection
     )
-    if ours:
-        supervisor.executions[execution.pid] = execution
+    supervisor.executions[execution.pid] = execution
 
 
 def forget(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
@@ -156,6 +172,7 @@ OPERATIONS: dict[str, Operation] = {
     "kill": kill,
     "reopen": reopen,
     "attach": attach,
+    "entry": entry,
     "exec": execute,
     "forget": forget,
     "dial": dial,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moorage.server.libcontainer import runner
-from moorage.server.supervisor import life
+from moorage.server.supervisor import filters, life, oom
 from moorage.server.supervisor.children import forked
 from moorage.server.supervisor.forkserver import ForkServer
 from moorage.server.supervisor.loop import READ, Loop, Timer
@@ -106,7 +106,8 @@ def _runner(kept: list[int]) -> None:
     """The life of a runner's process."""
     os.setsid()
     set_title(life.SPARE_TITLE)
-    runner.wait(socket.socket(fileno=kept[0]), life.cgroup_manager(), lambda: set_title(RUNNER_TITLE))
+    inside = runner.Surroundings(life.cgroup_manager(), filters.named, oom.usual(), lambda: set_title(RUNNER_TITLE))
+    runner.wait(socket.socket(fileno=kept[0]), inside)
 
 
 def alive(spare: socket.socket) -> bool:

@@ -111,7 +111,7 @@ class Spawner:
         self._spares.fork_runner(socket.socket(fileno=os.dup(fds[0])))
 
     def _prime(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
-        filters.prime(message["profile"])
+        filters.prime(message["profile"], message["name"])
         # Those that are there do not know it.
         self._spares.discard()
         with socket.socket(fileno=os.dup(fds[0])) as reply:

@@ -101,7 +101,10 @@ def open_kinds(pid: int) -> Counter[str]:
 
 
 def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    except FileNotFoundError:
+        return ""
 
 
 def supervisor(pod: Pod) -> int:
@@ -216,8 +219,10 @@ async def test_streams_of_a_killed_supervisor_end(box: NativeBox) -> None:
     attached = await box.driver.attach(pod.id, spec.id, AttachSpec())
     executed = await box.exec(pod, spec, "sleep", "100")
     os.kill(pod.pid, signal.SIGKILL)
+    assert (await read_all(attached))[2].reason == "Unknown"
+    # Killed with its container.
+    assert (await read_all(executed))[2].exit_code == 128 + signal.SIGKILL
     for stream in (attached, executed):
-        assert (await read_all(stream))[2].reason == "Unknown"
         await stream.close()
     await box.exit(spec)
 
@@ -267,6 +272,47 @@ async def test_a_killed_runner_takes_its_command_along(box: NativeBox) -> None:
     assert status.exit_code == 128 + signal.SIGKILL
     await until(lambda: not alive(stream.pid))
     assert await output_of(box, pod, spec, "echo", "on") == (b"on\n", 0)
+
+
+async def test_an_exec_is_none_of_the_supervisors_business(box: NativeBox) -> None:
+    pod, spec, started = await box.run("sleep", "100")
+    holder = supervisor(pod)
+    os.kill(holder, signal.SIGSTOP)
+    try:
+        assert await output_of(box, pod, spec, "echo", "out") == (b"out\n", 0)
+        os.kill(started.pid, signal.SIGKILL)
+        # It is not reaped, and its end not told.
+        with pytest.raises(FailedPrecondition, match=f"container {spec.id} is not running"):
+            await box.exec(pod, spec, "true")
+    finally:
+        os.kill(holder, signal.SIGCONT)
+    assert (await box.exit(spec)).exit_code == 128 + signal.SIGKILL
+
+
+async def test_another_daemon_finds_its_way_in(box: NativeBox) -> None:
+    profile = default_profile(frozenset())
+    box.spawner.prime(profile)
+    pod, spec = await box.pod(), box.spec("sleep", "100")
+    spec.config["linux"]["seccomp"] = profile
+    await box.start(pod, spec)
+    for known in (True, False):
+        await box.daemon_dies()
+        await box.daemon_starts()
+        if known:
+            box.spawner.prime(profile)
+        await box.driver.recover()
+        files = len(os.listdir("/proc/self/fd"))
+        for _again in range(3):
+            stream = await box.exec(pod, spec, "busybox", "cat", "/proc/self/status", "-", stdin=True)
+            forked = runner_of(stream.pid) == supervisor(pod)
+            await stream.close_stdin()
+            assert b"\nSeccomp:\t2\n" in (await read_all(stream))[0]
+            await stream.close()
+            # Where no runner has the filter, a fork of the supervisor does.
+            assert forked is not known
+        if known:
+            # The way in, and the sockets to two runners that wait.
+            assert len(os.listdir("/proc/self/fd")) <= files + 3
 
 
 async def test_exec_at_the_limit_of_processes(box: NativeBox) -> None:

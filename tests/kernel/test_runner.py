@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
 from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer.cgroups import files
 from tests.supervised import EXECS, Image, begin, command, config, image, runner_exec, supervised
 from tests.supervised import Running as Target
 
@@ -18,6 +20,10 @@ __all__ = ["image"]
 
 def sh(script: str) -> dict[str, object]:
     return command("sh", "-c", script)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    assert files.wait_until(condition, 5)
 
 
 def beginning(image: Image) -> Target:
@@ -49,10 +55,35 @@ def test_the_runner_leaves_the_cgroup(image: Image) -> None:
     execution = runner_exec(target, sh("echo here; exec sleep 1000"))
     assert execution.line() == "here"
     cgroup = cgroups.detect().cgroup(f"/moorage-test-{target.process.pid}")
-    for _ in range(1000):
-        if cgroup.pids() == [execution.process.pid]:
-            break
-    assert cgroup.pids() == [execution.process.pid]
+    wait_until(lambda: cgroup.pids() == [execution.process.pid])
     os.kill(execution.process.pid, signal.SIGTERM)
-    assert execution.finish().code == -signal.SIGTERM
+    assert execution.finish().code == 128 + signal.SIGTERM
     target.kill()
+
+
+@supervised
+def test_the_command_ends_with_who_asked_for_it(image: Image) -> None:
+    target = beginning(image)
+    execution = runner_exec(target, sh("sleep 1000 & echo here; exec sleep 1000"))
+    assert execution.line() == "here"
+    cgroup = cgroups.detect().cgroup(f"/moorage-test-{target.process.pid}")
+    wait_until(lambda: len(cgroup.pids()) == 2)
+    assert execution.runner is not None
+    execution.runner.close()
+    wait_until(lambda: not cgroup.pids())
+    os.waitpid(-1, 0)
+    os.close(execution.reader)
+    execution.clean_up()
+    target.kill()
+
+
+@supervised
+def test_what_a_command_leaves_behind_lives_on(image: Image) -> None:
+    target = beginning(image)
+    execution = runner_exec(target, sh("sleep 1000 >/dev/null 2>&1 & echo $!"))
+    cgroup = cgroups.detect().cgroup(f"/moorage-test-{target.process.pid}")
+    assert execution._replace(clean_up=lambda: None).finish().code == 0
+    (left,) = cgroup.pids()
+    os.kill(left, signal.SIGKILL)
+    target.kill()
+    execution.clean_up()

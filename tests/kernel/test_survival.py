@@ -145,3 +145,20 @@ def test_two_daemons_live_side_by_side(own_daemon: Daemon, daemon: Daemon) -> No
     assert first["cgroup_path"].split("/")[1] != second["cgroup_path"].split("/")[1]
     own_daemon.remove_containers()
     assert daemon.inspect("same")["state"] == "running"
+
+
+def test_what_was_executed_ends_with_the_daemon(own_daemon: Daemon) -> None:
+    daemon = own_daemon
+    container = daemon.out("run", "-d", "--name", "box", IMAGE, "sleep", "1000")
+    command = ("exec", "box", "sh", "-c", "sleep 1001 & echo here; exec sleep 1002")
+    directory = next(Path("/sys/fs/cgroup").glob(f"**/moorage*/{container}"))
+    group = cgroups.detect().cgroup(f"/{directory.parent.name}/{container}")
+    with daemon.popen(*command) as client:
+        assert client.stdout is not None and client.stdout.readline() == b"here\n"
+        assert len(group.pids()) == 3
+        daemon.kill()
+    while len(group.pids()) > 1:
+        time.sleep(0.01)
+    daemon.start()
+    assert group.pids() == [daemon.inspect("box")["pid"]]
+    daemon.cli("rm", "-f", "box")

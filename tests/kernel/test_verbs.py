@@ -88,12 +88,17 @@ def test_logs_tail_and_time(daemon: Daemon) -> None:
 
 
 def test_logs_follow_until_the_container_is_removed(daemon: Daemon) -> None:
-    daemon.cli("run", "-d", "--name", "talker", IMAGE, "sh", "-c", "echo first; sleep 0.5; echo last")
+    script = "echo first; until [ -e /tmp/go ]; do usleep 10000; done; echo last"
+    daemon.cli("run", "-d", "--name", "talker", IMAGE, "sh", "-c", script)
     with daemon.popen("logs", "-f", "talker") as following:
+        assert following.stdout is not None
+        first = following.stdout.readline()
+        # The script may see the file, and end with all in its container, before `touch` has.
+        daemon.cli("exec", "talker", "touch", "/tmp/go", check=False)
         daemon.cli("wait", "talker")
         daemon.cli("rm", "talker")
         printed, _ = following.communicate(timeout=30)
-    assert printed == b"first\nlast\n"
+    assert first + printed == b"first\nlast\n"
 
 
 def test_stats_are_the_cgroups(box: Daemon) -> None:

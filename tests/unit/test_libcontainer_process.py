@@ -173,7 +173,7 @@ def test_channel_of_a_failure(ready: bool, error: Exception, expected: tuple[Any
 
 
 def test_channel_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(channel, "TIMEOUT_SECONDS", 0.01)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     with ours, theirs, ExitStack() as stack, pytest.raises(StartError, match="no progress"):
