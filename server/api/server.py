@@ -7,11 +7,12 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 from grpc import aio
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -129,15 +130,16 @@ class ApiServer:
 
     def _build(self) -> tuple[aio.Server, health.aio.HealthServicer]:
         server = aio.server(interceptors=(StatusInterceptor(self._metrics),), options=OPTIONS)
+        generic: Any = _Generic(server)
         for add, servicer in self._services.items():
-            add(servicer, server)
+            add(servicer, generic)
         checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, generic)
         names = [*NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if self._config.channelz:
-            channelz.add_channelz_servicer(server)
+            channelz.add_channelz_servicer(generic)
             names.append(CHANNELZ)
-        reflection.enable_server_reflection(names, server)
+        reflection.enable_server_reflection(names, generic)
         return server, checks
 
     async def _bind(self, stack: AsyncExitStack, server: aio.Server, address: listen.Address) -> Iterable[str]:
@@ -158,6 +160,22 @@ class ApiServer:
     async def _set_health(checks: health.aio.HealthServicer, status: Any) -> None:
         for name in ("", *NAMES):
             await checks.set(name, status)
+
+
+class _Generic:
+    """A server to the code generated of services, which adds each of them twice: as methods to be looked up, and as registered ones.
+
+    For each registered method gRPC has a task that waits for its next call, and for each call it goes over all of them, a hundred and more.
+    """
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """They are looked up."""
 
 
 def _unlink(path: str) -> None:
