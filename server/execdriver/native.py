@@ -60,6 +60,8 @@ ANSWER_SECONDS = 10.0
 """How long a supervisor may take over what is quick, before it counts as dead."""
 END_SECONDS = 30.0
 """How long it may take to end its containers."""
+REPLACE_SECONDS = 0.01
+"""How long after a runner was taken others are asked for."""
 
 
 class NativeDriver:
@@ -87,6 +89,7 @@ class NativeDriver:
         self._watches: dict[str, Watch] = {}
         self._told: dict[str, set[tuple[str, int]]] = {}
         self._entries = Entries()
+        self._replacing: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Future[Any]] = set()
 
     async def open(self, on_exit: ExitCallback) -> None:
@@ -100,6 +103,8 @@ class NativeDriver:
             watch.close()
         self._watches.clear()
         self._entries.clear()
+        if self._replacing is not None:
+            self._replacing.cancel()
         if self._background:
             await asyncio.wait(self._background)
         await asyncio.to_thread(self._ending.shutdown)
@@ -274,7 +279,17 @@ class NativeDriver:
             entry = self._enter(pod_id, container_id, frame)
         if entry is None:
             raise NotFound(f"no pod {pod_id}")
-        return await native_exec.execute(entry, spec, self._cgroups, self._spawner.take_runner)
+        return await native_exec.execute(entry, spec, self._cgroups, self._take_runner)
+
+    def _take_runner(self) -> socket.socket:
+        """A runner, and another behind the back of who waits for what it does."""
+        if self._replacing is None:
+            self._replacing = asyncio.get_running_loop().call_later(REPLACE_SECONDS, self._replace_runners)
+        return self._spawner.take_runner()
+
+    def _replace_runners(self) -> None:
+        self._replacing = None
+        self._spawner.replace_runners()
 
     def _enter(self, pod_id: str, container_id: str, frame: Frame) -> Entry | None:
         """Keep what a supervisor has told of the way into a container; None when the pod has been removed meanwhile.

@@ -123,18 +123,19 @@ class SpawnerClient:
         raise errors.Unavailable(f"supervisor of pod {spec['id']} died before it answered", reason="SUPERVISOR_DIED")
 
     def take_runner(self) -> socket.socket:
-        """The socket to a runner, see libcontainer/runner.py; the caller's. It was asked for ahead, and another is now."""
+        """The socket to a runner, see libcontainer/runner.py; the caller's. It was asked for ahead if `replace_runners` has been called."""
         with self._lock:
             ready = self._runners.popleft() if self._runners else None
-        if ready is None:
-            ready = self._ask_for_runner()
+        return ready or self._ask_for_runner()
+
+    def replace_runners(self) -> None:
+        """Have as many runners as spares wait for `take_runner`. Not while one has just been given an order: it wakes the spawner."""
         with self._lock:
             missing = self._spares - len(self._runners)
-        if missing > 0:
+        for _ in range(missing):
             another = self._ask_for_runner()
             with self._lock:
                 self._runners.append(another)
-        return ready
 
     def _ask_for_runner(self) -> socket.socket:
         ours, theirs = pair()

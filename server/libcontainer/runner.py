@@ -25,6 +25,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from moorage.server.libcontainer.validate import validate_process
 
 MAX_ORDER = 64 << 10
 """Bytes of an order: a packet must fit the socket's buffer."""
+
+LINGER_SECONDS = 0.02
 
 WRITTEN = memory.WrittenPages()
 
@@ -125,6 +128,8 @@ def _run(report: Reporter, around: Surroundings) -> NoReturn:
     _, status = os.waitpid(pid, 0)
     with suppress(BrokenPipeError, ConnectionResetError):
         os.write(report.fileno(), _STATUS.pack(process.exit_code(status)))
+    # To let go of its memory takes the kernel two milliseconds, which the caller, just woken on this processor, would wait for.
+    time.sleep(LINGER_SECONDS)
     os._exit(0)
 
 

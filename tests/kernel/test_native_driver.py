@@ -8,9 +8,8 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -19,75 +18,18 @@ import pytest
 
 from moorage.server.errors import FailedPrecondition, Internal, Unavailable, Unimplemented
 from moorage.server.execdriver.base import AttachSpec, ContainerSpec, Pod, PodSpec
-from moorage.server.execdriver.native import NativeDriver
 from moorage.server.execdriver.native_channel import call, connect
-from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.supervisor.protocol import STDOUT, VERSION, Channel, pack_data, pack_message
-from tests.contract.execbox import Box, alive, read_all, until
+from tests.contract.execbox import alive, read_all, until
 from tests.contract.execdriver import ExecDriverContract
+from tests.nativebox import NativeBox, box, children, supervisor, title
 
 pytestmark = pytest.mark.kernel
 
-
-def ready_spawner(patience: float) -> SpawnerClient:
-    """A spawner with a spare that waits, so that the first pod's first container is started in what was forked ahead."""
-    client = SpawnerClient(spares=1, patience=patience)
-    client.start()
-    deadline = time.monotonic() + 10
-    while not any(children(spare) for keeper in keepers(client.pid) for spare in children(keeper)):
-        assert time.monotonic() < deadline, "no spare was made"
-        time.sleep(0.005)
-    return client
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def keepers(spawner: int) -> list[int]:
-    return [keeper for server in children(spawner) for keeper in children(server)]
-
-
-class NativeBox(Box):
-    """A Box whose driver and spawner can be replaced, as when the daemon starts again."""
-
-    driver: NativeDriver
-
-    def __init__(self, directory: Path, patience: float) -> None:
-        self.patience = patience
-        self.spawner = ready_spawner(patience)
-        # Longer than sun_path has room for.
-        self.state = directory / ("long" * 30)
-        super().__init__(NativeDriver(self.state, self.spawner), directory)
-
-    async def daemon_dies(self) -> None:
-        await self.driver.close()
-        self.spawner.close()
-
-    async def daemon_starts(self) -> None:
-        self.exits.clear()
-        self.spawner = ready_spawner(self.patience)
-        self.driver = NativeDriver(self.state, self.spawner)
-        await self.open()
-
-    async def close(self) -> None:
-        await super().close()
-        self.spawner.close()
-
-
-@pytest.fixture(params=[pytest.param(60.0, id="supervised"), pytest.param(0.0, id="kept", marks=pytest.mark.slow)])
-async def box(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[NativeBox]:
-    """Pods stay with the supervisor that set them up, or go to their keepers as soon as they are quiet."""
-    box = NativeBox(tmp_path, request.param)
-    await box.open()
-    yield box
-    await box.close()
+__all__ = ["box"]
 
 
 class TestContract(ExecDriverContract):
@@ -98,18 +40,6 @@ def open_kinds(pid: int) -> Counter[str]:
     files = sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
     # Those who learn what supervisors write to hold that until a container runs.
     return Counter(path.partition(":")[0] for path in files if not path.endswith("/pagemap"))
-
-
-def title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-    except FileNotFoundError:
-        return ""
-
-
-def supervisor(pod: Pod) -> int:
-    """The process that looks after a pod now: its keeper, or a fork of that."""
-    return next((child for child in children(pod.pid) if title(child).startswith("moorage-supervisor")), pod.pid)
 
 
 async def test_a_supervisor_keeps_nothing_of_daemon_and_spawner(box: NativeBox) -> None:
@@ -247,84 +177,6 @@ async def test_a_supervisor_killed_while_no_daemon_runs(box: NativeBox) -> None:
     await asyncio.sleep(0)
     assert box.exits == {}
     assert await box.driver.recover() == []
-
-
-def runner_of(pid: int) -> int:
-    """The process that executed `pid`, which is no child of the pod's supervisor."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-async def output_of(box: NativeBox, pod: Pod, spec: ContainerSpec, *command: str) -> tuple[bytes, int]:
-    stream = await box.exec(pod, spec, *command)
-    out, _err, status = await read_all(stream)
-    await stream.close()
-    return out, status.exit_code
-
-
-async def test_a_killed_runner_takes_its_command_along(box: NativeBox) -> None:
-    pod, spec, _started = await box.run("sleep", "100")
-    stream = await box.exec(pod, spec, "sleep", "1000")
-    runner = runner_of(stream.pid)
-    assert Path(f"/proc/{runner}/cmdline").read_bytes().startswith(b"moorage-runner\0")
-    os.kill(runner, signal.SIGKILL)
-    _out, _err, status = await read_all(stream)
-    await stream.close()
-    assert status.exit_code == 128 + signal.SIGKILL
-    await until(lambda: not alive(stream.pid))
-    assert await output_of(box, pod, spec, "echo", "on") == (b"on\n", 0)
-
-
-async def test_an_exec_is_none_of_the_supervisors_business(box: NativeBox) -> None:
-    pod, spec, started = await box.run("sleep", "100")
-    holder = supervisor(pod)
-    os.kill(holder, signal.SIGSTOP)
-    try:
-        assert await output_of(box, pod, spec, "echo", "out") == (b"out\n", 0)
-        os.kill(started.pid, signal.SIGKILL)
-        # It is not reaped, and its end not told.
-        with pytest.raises(FailedPrecondition, match=f"container {spec.id} is not running"):
-            await box.exec(pod, spec, "true")
-    finally:
-        os.kill(holder, signal.SIGCONT)
-    assert (await box.exit(spec)).exit_code == 128 + signal.SIGKILL
-
-
-async def test_another_daemon_finds_its_way_in(box: NativeBox) -> None:
-    profile = default_profile(frozenset())
-    box.spawner.prime(profile)
-    pod, spec = await box.pod(), box.spec("sleep", "100")
-    spec.config["linux"]["seccomp"] = profile
-    await box.start(pod, spec)
-    for known in (True, False):
-        await box.daemon_dies()
-        await box.daemon_starts()
-        if known:
-            box.spawner.prime(profile)
-        await box.driver.recover()
-        files = len(os.listdir("/proc/self/fd"))
-        for _again in range(3):
-            stream = await box.exec(pod, spec, "busybox", "cat", "/proc/self/status", "-", stdin=True)
-            forked = runner_of(stream.pid) == supervisor(pod)
-            await stream.close_stdin()
-            assert b"\nSeccomp:\t2\n" in (await read_all(stream))[0]
-            await stream.close()
-            # Where no runner has the filter, a fork of the supervisor does.
-            assert forked is not known
-        if known:
-            # The way in, and the sockets to two runners that wait.
-            assert len(os.listdir("/proc/self/fd")) <= files + 3
-
-
-async def test_exec_at_the_limit_of_processes(box: NativeBox) -> None:
-    """Who enters is let in; a runner's child would be one too many."""
-    pod, spec = await box.pod(), box.spec("sleep", "100")
-    spec.config["linux"]["resources"] = {"pids": {"limit": 2}}
-    await box.start(pod, spec)
-    stream = await box.exec(pod, spec, "sleep", "1000")
-    group = cgroups.detect().cgroup(spec.config["linux"]["cgroupsPath"])
-    await until(lambda: len(group.pids()) == 2)
-    assert await output_of(box, pod, spec, "echo", "one more") == (b"one more\n", 0)
-    await stream.close()
 
 
 async def test_a_supervisor_that_hangs_can_be_removed(box: NativeBox, monkeypatch: pytest.MonkeyPatch) -> None:

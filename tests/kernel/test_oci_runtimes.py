@@ -23,7 +23,7 @@ from moorage.server.libcontainer import cgroups
 from moorage.server.model import IdMap
 from tests.contract.execbox import alive, read_all, until
 from tests.contract.execdriver import ExecDriverContract
-from tests.kernel.test_native_driver import NativeBox, ready_spawner
+from tests.nativebox import NativeBox, ready_spawner
 
 pytestmark = pytest.mark.kernel
 
