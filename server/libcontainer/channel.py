@@ -120,7 +120,7 @@ def await_start(end: socket.socket) -> tuple[int, int]:
     nothing to read.
     """
     try:
-        packet, fds, _, _ = socket.recv_fds(end, _MAX_PACKET, 1)
+        packet, fds, _, _ = socket.recv_fds(end, _MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         raise StartError(f"no progress for {TIMEOUT_SECONDS} seconds") from None
     except ConnectionResetError:

@@ -45,6 +45,7 @@ async def test_a_killed_runner_takes_its_command_along(box: NativeBox) -> None:
     assert await output_of(box, pod, spec, "echo", "on") == (b"on\n", 0)
 
 
+@pytest.mark.parametrize("box", [60.0], indirect=True)
 async def test_an_exec_is_none_of_the_supervisors_business(box: NativeBox) -> None:
     pod, spec, started = await box.run("sleep", "100")
     holder = supervisor(pod)
@@ -52,6 +53,7 @@ async def test_an_exec_is_none_of_the_supervisors_business(box: NativeBox) -> No
     try:
         assert await output_of(box, pod, spec, "echo", "out") == (b"out\n", 0)
         os.kill(started.pid, signal.SIGKILL)
+        await until(lambda: not alive(started.pid))
         # It is not reaped, and its end not told.
         with pytest.raises(FailedPrecondition, match=f"container {spec.id} is not running"):
             await box.exec(pod, spec, "true")
