@@ -66,11 +66,12 @@ class Surroundings:
 def order(
     process: Mapping[str, Any], *, cgroup: str, filter_name: str | None, config: Mapping[str, Any]
 ) -> bytes | None:
-    """The order to run an OCI `process` in the container of `config`; None if it is too long. Raises StartError."""
+    """The order to run an OCI `process` in a container; None if it is too long. `config` is what its config says of mappings of IDs.
+
+    Raises StartError.
+    """
     validate_process(process)
-    linux = config.get("linux") or {}
-    maps = {name: linux[name] for name in ("uidMappings", "gidMappings") if name in linux}
-    packet = json.dumps({"process": process, "cgroup": cgroup, "filter": filter_name, **maps}).encode()
+    packet = json.dumps({"process": process, "cgroup": cgroup, "filter": filter_name, "config": config}).encode()
     return packet if len(packet) <= MAX_ORDER else None
 
 
@@ -135,6 +136,7 @@ def _run(report: Reporter, around: Surroundings) -> NoReturn:
 
 def _job(content: Mapping[str, Any], fds: list[int], around: Surroundings) -> init.Job:
     stdin, stdout, stderr, *user = fds
+    linux = content["config"].get("linux") or {}
     program = around.filters(content["filter"]) if content["filter"] is not None else None
     if program is None and content["filter"] is not None:
         raise StartError(f"runner knows no filter {content['filter']!r}")
@@ -144,7 +146,7 @@ def _job(content: Mapping[str, Any], fds: list[int], around: Surroundings) -> in
         around.cgroups.cgroup(content["cgroup"]),
         program,
         user_namespace=user[0] if user else None,
-        id_maps=usernamespaces.parse(content.get("uidMappings", ()), content.get("gidMappings", ())),
+        id_maps=usernamespaces.parse(linux.get("uidMappings", ()), linux.get("gidMappings", ())),
     )
 
 
