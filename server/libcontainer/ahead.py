@@ -6,8 +6,8 @@
              stdin, stdout and stderr if given
       (closes the socket) ─────────────────────▶  ends
 
-The fork, and the copies of the pages that a start writes to, are paid for while nobody waits. The mount namespace is not made ahead: it
-would keep what is mounted on the host now, and not see what is mounted later.
+The fork, the copies of the pages that a start writes to, and a mount namespace are paid for while nobody waits. That is an empty one:
+what is mounted on the host then is neither kept nor taken for what is mounted when the order comes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from moorage.server.libcontainer import memory, namespaces, process, sharedmemory, syscalls
+from moorage.server.libcontainer import emptyroom, memory, namespaces, process, sharedmemory, syscalls
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.libcontainer.channel import Reporter, StageListener
 from moorage.server.libcontainer.errors import stating
@@ -87,6 +87,7 @@ def start(child: Child, packet: bytes, stdio: Stdio | None, memory: int | None, 
 def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     os.closerange(_FIRST_FD, report.fileno())
     os.closerange(report.fileno() + 1, _MAX_FD)
+    room = emptyroom.make()
     report.before_ready = WRITTEN.copy_ahead()
     packet, fds = report.order(MAX_ORDER, _FDS)
     if not packet:
@@ -109,4 +110,6 @@ def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
         cgroup.create(linux.get("resources") or {})
     syscalls.unshare(spaces.clone & ~syscalls.CLONE_NEWPID)
     stdio = (fds[0], fds[1], fds[2]) if fds else None
-    enter_new(Job(config["process"], stdio, cgroup, program or None, content["init"]), config, plan, spaces, {}, report)
+    enter_new(
+        Job(config["process"], stdio, cgroup, program or None, content["init"]), config, plan, spaces, {}, room, report
+    )

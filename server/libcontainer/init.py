@@ -63,9 +63,10 @@ def enter_new(
     plan: rootfs.Plan,
     spaces: namespaces.Namespaces,
     users: rootfs.Users,
+    room: int,
     report: Reporter,
 ) -> NoReturn:
-    """Make a container around the calling process and become its command."""
+    """Make a container around the calling process, in the empty mount namespace `room`, and become its command."""
     linux = config.get("linux") or {}
     with ExitStack() as stack:
         report.stage("cgroup")
@@ -76,7 +77,7 @@ def enter_new(
         stdio = _inherited_stdio(job)
         report.stage("rootfs")
         cgroup_namespace = namespaces.open_cgroup(spaces)
-        root = rootfs.enter(plan, stack, users)
+        root = rootfs.enter(plan, room, stack, users)
         namespaces.enter_cgroup(spaces, cgroup_namespace)
         if spaces.own_uts:
             _name_host(config)

@@ -11,7 +11,7 @@ from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import StartError, doing
 
 _FLAGS = {
-    "mount": syscalls.CLONE_NEWNS,
+    "mount": 0,
     "pid": syscalls.CLONE_NEWPID,
     "network": syscalls.CLONE_NEWNET,
     "ipc": syscalls.CLONE_NEWIPC,
@@ -19,12 +19,12 @@ _FLAGS = {
     "cgroup": syscalls.CLONE_NEWCGROUP,
 }
 
-ALL_BUT_PID = sum(flag for name, flag in _FLAGS.items() if name != "pid")
+ALL_BUT_PID = syscalls.CLONE_NEWNS | sum(flag for name, flag in _FLAGS.items() if name != "pid")
 
 
 @dataclass(frozen=True)
 class Namespaces:
-    """What becomes of each kind of namespace; the mount namespace is always new.
+    """What becomes of each kind of namespace; the mount namespace is always new, and made apart (emptyroom.py).
 
     `clone` are CLONE_NEW… flags for the fork, `join` are (flag, path) of those that exist, `pid_path` that of the pid
     namespace to be born in. `cgroup` is the path of the cgroup namespace to join, empty for a new one, None for the caller's.
@@ -44,7 +44,7 @@ class Namespaces:
 
 def plan(namespaces: Sequence[Mapping[str, Any]]) -> Namespaces:
     """OCI `linux.namespaces` taken apart. Raises StartError for a kind that cannot be had."""
-    clone, pid_path = syscalls.CLONE_NEWNS, ""
+    clone, pid_path = 0, ""
     cgroup: str | None = None
     user_path = ""
     join: list[tuple[int, str]] = []

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from moorage.server.libcontainer import channel, namespaces, protect, syscalls, usernamespaces
+from moorage.server.libcontainer import channel, emptyroom, namespaces, protect, syscalls, usernamespaces
 from moorage.server.libcontainer.cgroups import Cgroup
 from moorage.server.libcontainer.channel import Credentials, Reporter, StageListener, When
 from moorage.server.libcontainer.errors import SETUP_FAILED, StartError, doing
@@ -82,7 +82,7 @@ def start(
         return _run(
             spaces.clone,
             pid_namespace,
-            lambda report: enter_new(job, config, plan, spaces, users, report),
+            lambda report: enter_new(job, config, plan, spaces, users, emptyroom.make(), report),
             stage,
             "at once" if stage else "never",
         )

@@ -1,8 +1,8 @@
-"""A container's root file system, built and entered in a mount namespace of its own.
+"""A container's root file system, built of detached mounts and entered in a mount namespace of its own.
 
-Bind sources are copied first, while the namespace still shares its mounts with the host's, so that any propagation can be
-had; then nothing spreads any more, the root file system is mounted and made the root, the host's tree is let go, and all that
-follows can reach the container's files only.
+What it shows of the host is opened and copied in the host's mount namespace, while any propagation can be had; nothing is mounted
+there. Then an empty namespace is entered (emptyroom.py), with the root file system for its root, and all that follows can reach the
+container's files only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from moorage.server.libcontainer import cgroupfs, devices, syscalls
+from moorage.server.libcontainer import cgroupfs, devices, emptyroom, syscalls
 from moorage.server.libcontainer.errors import StartError, doing
 from moorage.server.libcontainer.mounts import Mount, MountOptions, parse_options
 from moorage.server.libcontainer.mounts import plan as plan_mounts
@@ -25,6 +25,9 @@ from moorage.server.libcontainer.usernamespaces import parse as parse_id_maps
 
 _STAGING = "/sys"
 """Where the root file system is mounted for a moment: any directory that every machine has, for only this namespace sees it covered."""
+
+_MOST_DETACHED = 50
+"""Lower directories of an overlay that is made by fsconfig(2), which takes values of 255 bytes: five for each."""
 
 _OVERLAY_DIRECTORIES = ("lowerdir", "upperdir", "workdir")
 _IMAGE_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
@@ -93,12 +96,15 @@ def plan_layers(layers: Sequence[Mapping[str, Any]]) -> list[Layer]:
     return planned
 
 
-def enter(plan: Plan, stack: ExitStack, users: Users) -> int:
-    """Build and enter the root file system, in the caller's own mount namespace; its root directory as O_PATH.
+def enter(plan: Plan, room: int, stack: ExitStack, users: Users) -> int:
+    """Build the root file system and enter it, in the empty mount namespace `room`; its root directory as O_PATH.
 
     Still to be done once the console is there: `seal`. The umask is 0. `stack` closes descriptors. Raises StartError.
     """
     with ExitStack() as sources:
+        if not _can_stay_detached(plan):
+            with doing("copy the mount namespace"):
+                syscalls.unshare(syscalls.CLONE_NEWNS)
         binds = {
             index: clone_bind(mount, sources, users) for index, mount in enumerate(plan.mounts) if mount.kind == "bind"
         }
@@ -107,9 +113,8 @@ def enter(plan: Plan, stack: ExitStack, users: Users) -> int:
         for index, mount in enumerate(plan.mounts):
             if mount.kind == "image":
                 binds[index] = show_image(mount, shift, sources)
-        root = mount_root(plan.layers, shift)
-        stack.callback(os.close, root)
-        _pivot(root, plan.propagation)
+        root = _root_tree(plan.layers, shift, stack)
+        _move_in(room, root, plan.propagation)
         for index, mount in enumerate(plan.mounts):
             if index in binds:
                 _attach_bind(root, mount, binds[index])
@@ -124,6 +129,32 @@ def enter(plan: Plan, stack: ExitStack, users: Users) -> int:
     return root
 
 
+def _can_stay_detached(plan: Plan) -> bool:
+    """Whether nothing has to be mounted on the way."""
+    images = any(mount.kind == "image" for mount in plan.mounts)
+    return not images and len(plan.layers) == 1 and _is_detachable(plan.layers[0])
+
+
+def _root_tree(layers: Sequence[Layer], shift: Shift | None, stack: ExitStack) -> int:
+    """The root file system as a detached tree; `stack` closes it."""
+    if len(layers) == 1 and _is_detachable(layers[0]):
+        return _detached(layers[0], shift, stack)
+    root = mount_root(layers, shift)
+    stack.callback(os.close, root)
+    with doing("copy the mount of the root file system"):
+        tree = syscalls.open_tree(root, "", recursive=True)
+    stack.callback(os.close, tree)
+    return tree
+
+
+def _move_in(room: int, root: int, propagation: int) -> None:
+    with doing("change the root directory"):
+        emptyroom.enter(room, root)
+    if propagation != syscalls.MS_PRIVATE:
+        with doing("set the propagation of", "/"):
+            syscalls.mount_setattr(root, 0, propagation=propagation, recursive=True)
+
+
 def mount_root(layers: Sequence[Layer], shift: Shift | None = None) -> int:
     """Make the caller's mount namespace private and mount a root file system in it; its root directory as O_PATH.
 
@@ -131,14 +162,14 @@ def mount_root(layers: Sequence[Layer], shift: Shift | None = None) -> int:
     gives them. Raises StartError.
     """
     with ExitStack() as stack:
-        trees = [_clone_layer(layer, stack) for layer in layers]
+        trees = [_detached(layer, shift, stack) if _is_detachable(layer) else None for layer in layers]
         with doing("make private", "/"):
             syscalls.set_propagation("/", _ORDINARY_PROPAGATION)
         for layer, tree in zip(layers, trees, strict=True):
             if tree is None:
-                _mount_layer(layer, shift)
+                _mount_overlay(layer, shift)
             else:
-                _attach_layer(layer, tree, shift)
+                _attach_layer(layer, tree)
     return os.open(_STAGING, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -170,55 +201,64 @@ def shown_directory(layers: Sequence[Layer], path: str, shift: Shift | None = No
         yield directory
 
 
-def _clone_layer(layer: Layer, stack: ExitStack) -> int | None:
-    if layer.kind != "bind":
-        return None
-    with doing("copy the mount of", layer.source):
-        tree = syscalls.open_tree(syscalls.AT_FDCWD, layer.source, recursive=layer.options.recursive)
-    stack.callback(os.close, tree)
-    return tree
+def _is_detachable(layer: Layer) -> bool:
+    lower = dict(layer.options.parameters).get("lowerdir") if layer.kind == "overlay" else None
+    return lower is None or lower.count(":") < _MOST_DETACHED
 
 
-def _attach_layer(layer: Layer, tree: int, shift: Shift | None) -> None:
+def _detached(layer: Layer, shift: Shift | None, stack: ExitStack) -> int:
+    """A layer as a detached mount; `stack` closes it."""
+    with doing(f"mount {layer.kind} as the root file system, from", layer.source), ExitStack() as opened:
+        if layer.kind == "bind":
+            tree = syscalls.open_tree(syscalls.AT_FDCWD, layer.source, recursive=layer.options.recursive)
+            stack.callback(os.close, tree)
+            _set_attributes(tree, layer.options)
+            if shift is not None:
+                syscalls.map_mount(tree, shift[1])
+            return tree
+        parameters = list(layer.options.parameters)
+        if layer.kind == "overlay":
+            parameters = _by_number(parameters, shift, opened)
+        tree = syscalls.new_mount(layer.kind, layer.source, parameters, layer.options.attributes)
+        stack.callback(os.close, tree)
+        return tree
+
+
+def _attach_layer(layer: Layer, tree: int) -> None:
     with doing("mount the root file system", layer.source):
-        _set_attributes(tree, layer.options)
-        if shift is not None:
-            syscalls.map_mount(tree, shift[1])
         target = os.open(_STAGING, os.O_PATH | os.O_CLOEXEC)
         syscalls.move_mount(tree, target)
         os.close(target)
 
 
-def _mount_layer(layer: Layer, shift: Shift | None) -> None:
+def _mount_overlay(layer: Layer, shift: Shift | None) -> None:
     # The first four attributes have the same values as flags of mount(2).
     flags = layer.options.attributes & 0b1111
-    if layer.kind == "overlay":
-        _mount_overlay(layer.source, flags, layer.options.parameters, shift)
-        return
-    data = ",".join(key if value is None else f"{key}={value}" for key, value in layer.options.parameters)
-    with doing(f"mount {layer.kind} from", layer.source):
+    with doing("mount the overlay of the root file system"), ExitStack() as opened:
+        parameters = _by_number(layer.options.parameters, shift, opened)
+        data = ",".join(key if value is None else f"{key}={value}" for key, value in parameters)
         syscalls.mount(layer.source, _STAGING, layer.kind, flags, data)
 
 
-def _mount_overlay(source: str, flags: int, parameters: Sequence[tuple[str, str | None]], shift: Shift | None) -> None:
-    """Mount an overlay. The data of mount(2) ends after a page, which the paths of many layers exceed: the directories go
-    by the numbers of open descriptors instead, relative to /proc/self/fd.
+def _by_number(
+    parameters: Sequence[tuple[str, str | None]], shift: Shift | None, opened: ExitStack
+) -> list[tuple[str, str | None]]:
+    """An overlay's parameters with its directories as the numbers of open descriptors, relative to /proc/self/fd, where the caller is
+    until `opened` ends: the data of mount(2) ends after a page, which the paths of many layers exceed, and a value of fsconfig(2) sooner.
 
     An overlay itself cannot be shifted, its lower directories can. What is new has the right owners by itself.
     """
-    with ExitStack() as stack:
-        data = []
-        for key, value in parameters:
-            if key in _OVERLAY_DIRECTORIES and value:
-                user = shift[1] if shift and key == "lowerdir" else None
-                if shift and key == "upperdir":
-                    _own(value, shift[0])
-                value = ":".join(_number(path, user, stack) for path in value.split(":"))
-            data.append(key if value is None else f"{key}={value}")
-        with doing("mount the overlay of the root file system"):
-            os.chdir("/proc/self/fd")
-            syscalls.mount(source, _STAGING, "overlay", flags, ",".join(data))
-            os.chdir("/")
+    numbered: list[tuple[str, str | None]] = []
+    for key, value in parameters:
+        if key in _OVERLAY_DIRECTORIES and value:
+            user = shift[1] if shift and key == "lowerdir" else None
+            if shift and key == "upperdir":
+                _own(value, shift[0])
+            value = ":".join(_number(path, user, opened) for path in value.split(":"))
+        numbered.append((key, value))
+    os.chdir("/proc/self/fd")
+    opened.callback(os.chdir, "/")
+    return numbered
 
 
 def _number(path: str, user: int | None, stack: ExitStack) -> str:
@@ -239,18 +279,6 @@ def _own(path: str, maps: IdMaps) -> None:
         status = os.stat(path, follow_symlinks=False)
         if status.st_uid == 0:
             os.chown(path, *maps.root, follow_symlinks=False)
-
-
-def _pivot(root: int, propagation: int) -> None:
-    with doing("change the root directory"):
-        os.fchdir(root)
-        # The old root comes to lie on top of the new one, from where it is taken off.
-        syscalls.pivot_root(".", ".")
-        syscalls.umount(".", syscalls.MNT_DETACH)
-        os.chdir("/")
-    if propagation != syscalls.MS_PRIVATE:
-        with doing("set the propagation of", "/"):
-            syscalls.mount_setattr(root, 0, propagation=propagation, recursive=True)
 
 
 def clone_bind(mount: Mount, stack: ExitStack, users: Users) -> int:

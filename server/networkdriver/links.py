@@ -22,6 +22,7 @@ RTM_GETROUTE = 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
 IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS = 10, 18, 19, 20
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_BRPORT_MODE = 4
 VETH_INFO_PEER = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
@@ -30,6 +31,11 @@ RTN_UNICAST = 1
 
 IFF_UP = 1
 DEFAULT_MTU = 1500
+
+_ONE_QUEUE = attribute_u32(IFLA_NUM_TX_QUEUES, 1) + attribute_u32(IFLA_NUM_RX_QUEUES, 1)
+"""A pair uses one of each. Where it is not said beforehand, the kernel makes one a processor and waits for two RCU grace periods to give
+all but one up.
+"""
 
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
@@ -103,9 +109,9 @@ def add_veth(sock: Netlink, name: str, bridge: int, peer: str, peer_pid: int, pe
     EEXIST when `name` is taken here or `peer` there, ESRCH when the process is gone.
     """
     other = _head() + attribute_text(IFLA_IFNAME, peer) + attribute_u32(IFLA_NET_NS_PID, peer_pid)
-    other += attribute_u32(IFLA_MTU, mtu) + attribute(IFLA_ADDRESS, _mac(peer_mac))
+    other += attribute_u32(IFLA_MTU, mtu) + attribute(IFLA_ADDRESS, _mac(peer_mac)) + _ONE_QUEUE
     create = _head(flags=IFF_UP) + attribute_text(IFLA_IFNAME, name) + attribute_u32(IFLA_MASTER, bridge)
-    create += attribute_u32(IFLA_MTU, mtu)
+    create += attribute_u32(IFLA_MTU, mtu) + _ONE_QUEUE
     data = nested(IFLA_INFO_DATA, nested(VETH_INFO_PEER, other))
     create += nested(IFLA_LINKINFO, attribute_text(IFLA_INFO_KIND, "veth"), data)
     sock.request((RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, create))

@@ -1,0 +1,70 @@
+"""Empty mount namespaces, in which the mounts of a container are put together.
+
+A copy of the host's would have all that is mounted there, to be let go again: the kernel waits for its readers then, a millisecond
+and more, and what it copies and lets go is much where thousands of volumes are mounted.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from moorage.server.libcontainer import syscalls
+from moorage.server.libcontainer.errors import doing
+
+_MOUNT_POINT = "/sys"
+"""Any directory that every machine has: it is covered in a copy of the namespace only, which is emptied at once."""
+
+_ATTRIBUTES = (
+    syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+)
+_NOTHING: list[tuple[str, str | None]] = [("ro", None), ("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "555")]
+
+
+def make() -> int:
+    """A new mount namespace, as long as the descriptor is open, with nothing in it but a read-only root directory.
+
+    The caller, which has one thread, is back in its own afterwards, in its root directory. Raises StartError.
+    """
+    with doing("make a mount namespace"), ExitStack() as stack:
+        home = _opened("/proc/self/ns/mnt", os.O_RDONLY, stack)
+        root = _opened("/", os.O_PATH, stack)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        try:
+            made = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            _empty(stack)
+        finally:
+            syscalls.setns(home, syscalls.CLONE_NEWNS)
+            # Which is not the root directory of the namespace where somebody has called chroot(2).
+            os.fchdir(root)
+            os.chroot(".")
+    return made
+
+
+def _empty(stack: ExitStack) -> None:
+    syscalls.set_propagation("/", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    nothing = syscalls.new_mount("tmpfs", "none", _NOTHING, _ATTRIBUTES)
+    stack.callback(os.close, nothing)
+    syscalls.move_mount(nothing, _opened(_MOUNT_POINT, os.O_PATH, stack))
+    os.fchdir(nothing)
+    # The old root comes to lie on top of the new one, from where it is taken off.
+    syscalls.pivot_root(".", ".")
+    syscalls.umount(".", syscalls.MNT_DETACH)
+
+
+def _opened(path: str, flags: int, stack: ExitStack) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def enter(room: int, tree: int) -> None:
+    """Go into an empty namespace and have the detached `tree` as its root directory: it covers what is there, see path_resolution(7), so
+    that it is what setns(2) leads to as well.
+    """
+    syscalls.setns(room, syscalls.CLONE_NEWNS)
+    floor = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    syscalls.move_mount(tree, floor)
+    os.close(floor)
+    os.fchdir(tree)
+    os.chroot(".")
