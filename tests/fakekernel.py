@@ -25,6 +25,7 @@ from moorage.server.execdriver.base import (
     ExitCallback,
     Output,
     Pod,
+    PodOrder,
     PodSpec,
     PodStatus,
     ProcessStream,
@@ -168,9 +169,12 @@ class FakeExecDriver:
     async def recover(self) -> list[PodStatus]:
         return self.left_over
 
-    def run_pod(self, spec: PodSpec) -> Pod:
-        self.calls.append(("run_pod", spec.id))
+    def order_pod(self, spec: PodSpec) -> PodOrder:
+        self.calls.append(("order_pod", spec.id))
         self.pod_specs[spec.id] = spec
+        return PodOrder(lambda: self._arrived(spec))
+
+    def _arrived(self, spec: PodSpec) -> Pod:
         if self.fail_pod is not None:
             raise self.fail_pod
         self.pods.add(spec.id)

@@ -198,7 +198,7 @@ class Lab:
     ) -> Container:
         inside = inside or self.namespace()
         id = id or secrets.token_hex(32)
-        attachment = self.host.run(driver.attach, network, id, inside.pid, ports, lambda _: None)
+        attachment = self.host.run(driver.attach, network, id, lambda: inside.pid, ports, lambda _: None)
         return Container(driver, network, attachment, inside, id)
 
     def detach(self, container: Container) -> None:

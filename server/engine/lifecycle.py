@@ -209,10 +209,11 @@ class Lifecycle:
         host_network = network.driver == "host"
         namespaces = frozenset({"ipc", "uts"} if host_network else {"net", "ipc", "uts"})
         undo.callback(self._exec.remove_pod, container.id)
-        pod = self._exec.run_pod(PodSpec(container.id, hostname, namespaces, oci.pod_sysctls(host_network)))
+        pod = self._exec.order_pod(PodSpec(container.id, hostname, namespaces, oci.pod_sysctls(host_network)))
         driver = self._networks.driver(network)
         undo.callback(driver.detach, network, container.id, None)
-        attached = driver.attach(network, container.id, pod.pid, attachment.ports, job.stage)
+        attached = driver.attach(network, container.id, lambda: pod.wait().pid, attachment.ports, job.stage)
+        pod.wait()
         job.stage("network")
         if not host_network:
             self._exec.configure_network(container.id, attached.interfaces)

@@ -97,16 +97,18 @@ class PodLife:
 
     def _set_up(self, job: Job, pod: PodRecord) -> PodRecord:
         config = pod.config
+        job.stage("pod")
+        order = self._exec.order_pod(pod_spec(pod))
         job.stage("cgroup")
         self._places.pod_directory(pod.id).mkdir(mode=0o700)
         self._cgroups.cgroup(self._places.pod_cgroup_path(pod)).create(
             oci.limits(_total(config.resources, config.overhead))
         )
-        job.stage("pod")
-        running = self._exec.run_pod(pod_spec(pod))
         network = self._networks.of_pod(config)
         ports = tuple(port for port in config.attachment.ports if port.host_port)
-        attached = self._networks.driver(network).attach(network, pod.id, running.pid, ports, job.stage)
+        driver = self._networks.driver(network)
+        attached = driver.attach(network, pod.id, lambda: order.wait().pid, ports, job.stage)
+        running = order.wait()
         job.stage("network")
         if config.network == "pod":
             # Also without an interface that is left to do: there is the loopback.

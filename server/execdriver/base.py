@@ -41,6 +41,21 @@ class Pod:
     pid: int
 
 
+class PodOrder:
+    """A pod on its way: what does not need it can be done meanwhile. For one thread."""
+
+    def __init__(self, arrival: Callable[[], Pod]) -> None:
+        """`arrival` waits until the pod is there, once."""
+        self._arrival = arrival
+        self._pod: Pod | None = None
+
+    def wait(self) -> Pod:
+        """The pod, when it is there. Raises what went wrong; nothing is left then."""
+        if self._pod is None:
+            self._pod = self._arrival()
+        return self._pod
+
+
 @dataclass(frozen=True)
 class ContainerSpec:
     """A container to start in a pod.
@@ -174,8 +189,8 @@ class ExecDriver(Protocol):
         """Reconnect to the pods that outlived the last daemon, and watch them. Exits among them are answered here, not called back."""
         ...
 
-    def run_pod(self, spec: PodSpec) -> Pod:
-        """Start a pod's supervisor in its new namespaces."""
+    def order_pod(self, spec: PodSpec) -> PodOrder:
+        """Have a supervisor made for a pod, in its new namespaces; who removes a pod waits for one that nobody has waited for."""
         ...
 
     def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:

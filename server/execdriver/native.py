@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from moorage.server.execdriver.base import (
     ExecSpec,
     ExitCallback,
     Pod,
+    PodOrder,
     PodSpec,
     PodStatus,
     ProcessStream,
@@ -79,6 +81,8 @@ class NativeDriver:
         self._cleaning = threading.Lock()
         """Held by who looks at what a dead supervisor left, or deletes it."""
         self._removing: set[str] = set()
+        self._ordered: dict[str, PodOrder] = {}
+        """Those nobody has waited for yet."""
         self._ending = ThreadPoolExecutor(1, "moorage-pods")
         """Sees supervisors end whose pods are gone already."""
         self._leaving: dict[str, Future[None]] = {}
@@ -119,7 +123,7 @@ class NativeDriver:
                 self._watch(status.pod.id, channel)
         return [status for status, _channel in found]
 
-    def run_pod(self, spec: PodSpec) -> Pod:
+    def order_pod(self, spec: PodSpec) -> PodOrder:
         directory = self._directory(spec.id)
         leaving = self._leaving.get(spec.id)
         if leaving is not None:
@@ -130,15 +134,26 @@ class NativeDriver:
             raise AlreadyExists(f"pod {spec.id} exists") from error
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         message = {**asdict(spec), "namespaces": sorted(spec.namespaces)}
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, directory)
+            undo.callback(os.close, fd)
+            arrival = self._spawner.order_pod(message, fd)
+            order = self._ordered[spec.id] = PodOrder(lambda: self._arrived(spec.id, fd, arrival))
+            undo.pop_all()
+        return order
+
+    def _arrived(self, pod_id: str, directory: int, arrival: Callable[[], tuple[int, Channel]]) -> Pod:
+        """Wait for the supervisor of a pod that has been ordered."""
+        del self._ordered[pod_id]
         try:
-            pid, channel = self._spawner.spawn_pod(message, fd)
+            pid, channel = arrival()
         except BaseException:
-            shutil.rmtree(directory)
+            shutil.rmtree(self._directory(pod_id))
             raise
         finally:
-            os.close(fd)
-        self._call_soon(self._watch, spec.id, channel)
-        return Pod(spec.id, pid)
+            os.close(directory)
+        self._call_soon(self._watch, pod_id, channel)
+        return Pod(pod_id, pid)
 
     def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
         self._call(pod_id, {"op": "network", "interfaces": [asdict(interface) for interface in interfaces]})
@@ -198,6 +213,10 @@ class NativeDriver:
 
     def remove_pod(self, pod_id: str) -> None:
         directory = self._directory(pod_id)
+        order = self._ordered.get(pod_id)
+        if order is not None:
+            with contextlib.suppress(MoorageError):
+                order.wait()
         if directory.exists():
             self._removing.add(pod_id)
             ended = self._end_softly(directory)
@@ -210,7 +229,7 @@ class NativeDriver:
 
         None when something is left to clean up; the supervisor has ended then.
         """
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             try:
                 sock, pidfd = native_channel.connect_to_living(directory)
             except MoorageError:

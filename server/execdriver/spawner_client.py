@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -108,19 +108,22 @@ class SpawnerClient:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def spawn_pod(self, spec: Mapping[str, Any], directory: int) -> tuple[int, Channel]:
-        """Fork a pod's supervisor; `directory` is the pod's own, open. Answers its pid, and its first connection, which is a watch."""
+    def order_pod(self, spec: Mapping[str, Any], directory: int) -> Callable[[], tuple[int, Channel]]:
+        """Have a pod's supervisor made; `directory` is the pod's own, open, and the caller's until the answer has been called: that waits
+        for the supervisor, and answers its pid and its first connection, which is a watch.
+        """
         message = {"op": "pod", **spec}
-        for _attempt in range(2):
+        first = self._send(message, (directory,))
+
+        def arrival() -> tuple[int, Channel]:
             # Again when it dies on the way, the spawner or the supervisor: nothing was done by then that counts.
-            channel = self._send(message, (directory,))
-            frame = channel.receive()
-            if frame is not None and "pid" in frame.message:
-                return int(frame.message["pid"]), channel
-            channel.close()
-            if frame is not None:
-                raise_error(frame.message["error"])
-        raise errors.Unavailable(f"supervisor of pod {spec['id']} died before it answered", reason="SUPERVISOR_DIED")
+            found = _supervisor(first) or _supervisor(self._send(message, (directory,)))
+            if found is None:
+                what = f"supervisor of pod {spec['id']} died before it answered"
+                raise errors.Unavailable(what, reason="SUPERVISOR_DIED")
+            return found
+
+        return arrival
 
     def take_runner(self) -> socket.socket:
         """The socket to a runner, see libcontainer/runner.py; the caller's. It was asked for ahead if `replace_runners` has been called."""
@@ -232,6 +235,17 @@ def _prime(spawner: socket.socket, name: str, profile: str) -> None:
     with ours, theirs:
         fds = (theirs.fileno(),)
         send_all(spawner, pack_message({"op": "prime", "profile": profile, "name": name}, fds), fds)
+
+
+def _supervisor(channel: Channel) -> tuple[int, Channel] | None:
+    """What a supervisor says of itself when it is there; None when it has died."""
+    frame = channel.receive()
+    if frame is not None and "pid" in frame.message:
+        return int(frame.message["pid"]), channel
+    channel.close()
+    if frame is not None:
+        raise_error(frame.message["error"])
+    return None
 
 
 def _outcome(channel: Channel, cancel: CancelToken | None) -> dict[str, Any]:

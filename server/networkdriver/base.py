@@ -52,11 +52,11 @@ class NetworkDriver(Protocol):
         self,
         network: Network,
         container_id: str,
-        netns_pid: int,
+        netns_pid: Callable[[], int],
         ports: Iterable[PortMapping],
         stage: Callable[[str], None],
     ) -> Attachment:
-        """Put the network namespace of process `netns_pid` into `network`, all or nothing."""
+        """Put the network namespace of a process into `network`, all or nothing; `netns_pid` waits for it, where it has to be there."""
         ...
 
     def detach(self, network: Network, container_id: str, endpoint: Endpoint | None) -> None:

@@ -128,7 +128,7 @@ class BridgeDriver:
         self,
         network: Network,
         container_id: str,
-        netns_pid: int,
+        netns_pid: Callable[[], int],
         ports: Iterable[PortMapping],
         stage: Callable[[str], None],
     ) -> Attachment:
@@ -140,16 +140,18 @@ class BridgeDriver:
                 hint="leave the ports out, or use another network",
             )
         with ExitStack() as undo:
+            stage("lease")
             segment = self._segment(network)
             lease = self._leases.take(network, container_id, wanted)
             undo.callback(self._leases.release, network.id, container_id)
-            stage("lease")
             endpoint = _endpoint(network, container_id, lease, segment)
-            self._add_link(segment, endpoint, netns_pid)
-            undo.callback(self._reaper.add, endpoint.host_interface)
+            stage("pod")
+            pid = netns_pid()
             stage("link")
-            self._publish(_forwardings(endpoint))
+            self._add_link(segment, endpoint, pid)
+            undo.callback(self._reaper.add, endpoint.host_interface)
             stage("firewall")
+            self._publish(_forwardings(endpoint))
             undo.pop_all()
         gateway = "" if network.internal else network.gateway
         return Attachment(endpoint, (InterfaceConfig(INTERFACE, endpoint.address, gateway, segment.mtu),))

@@ -74,7 +74,7 @@ class CniDriver:
         self,
         network: Network,
         container_id: str,
-        netns_pid: int,
+        netns_pid: Callable[[], int],
         ports: Iterable[PortMapping],
         stage: Callable[[str], None],
     ) -> Attachment:
@@ -86,7 +86,7 @@ class CniDriver:
                 f"cannot publish ports: no plugin of {found.path} has the capability portMappings", path=found.path
             )
         capabilities = {"portMappings": [_port(port) for port in wanted]} if wanted else {}
-        netns = f"/proc/{netns_pid}/ns/net"
+        netns = f"/proc/{netns_pid()}/ns/net"
         joined = Joined(container_id, found.text(), netns, self._args(container_id), json.dumps(capabilities))
         self._put(joined)
         stage("plugins")

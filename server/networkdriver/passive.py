@@ -45,7 +45,7 @@ class PassiveDriver:
         self,
         network: Network,
         container_id: str,
-        netns_pid: int,
+        netns_pid: Callable[[], int],
         ports: Iterable[PortMapping],
         stage: Callable[[str], None],
     ) -> Attachment:

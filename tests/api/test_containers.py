@@ -80,7 +80,7 @@ def test_a_container_from_create_to_remove(runtime: RuntimeServiceStub, house: H
 def test_start_runs_in_order_and_names_what_it_needs(runtime: RuntimeServiceStub, house: House) -> None:
     container = started(runtime, "sleep")
     asked = [call[0] for call in house.kernel.calls if container in call]
-    assert asked == ["run_pod", "configure_network", "start"]
+    assert asked == ["order_pod", "configure_network", "start"]
     spec = house.kernel.specs[container]
     assert spec.log_path.endswith(f"{container}/output.log")
     assert spec.config["linux"]["cgroupsPath"] == get(runtime, container).cgroup_path

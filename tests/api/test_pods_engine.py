@@ -154,8 +154,8 @@ async def test_containers_share_a_pod_and_outlive_one_another(engine: Engine) ->
     pod_id = await engine.pod(hostname="box")
     one = await engine.started(pod_id, "sleep", name="one")
     two = await engine.started(pod_id, "sleep", name="two", pid="pod", log=LogConfig(0, 0, "/x/two.log"))
-    assert [call for call in engine.kernel.calls if call[0] in ("run_pod", "configure_network")] == [
-        ("run_pod", pod_id),
+    assert [call for call in engine.kernel.calls if call[0] in ("order_pod", "configure_network")] == [
+        ("order_pod", pod_id),
         ("configure_network", pod_id, ()),
     ]
     spec = engine.kernel.specs[two]

@@ -41,6 +41,11 @@ def make_rootfs(directory: Path) -> None:
     (directory / "etc" / "group").write_text("root:x:0:\nuser:x:1000:\n")
 
 
+def run_pod(driver: ExecDriver, spec: PodSpec) -> Pod:
+    """Order a pod, and wait until it is there."""
+    return driver.order_pod(spec).wait()
+
+
 class Box:
     """A driver with a root file system to run, names of its own, and the exits it told."""
 
@@ -69,7 +74,7 @@ class Box:
     async def pod(self, **settings: Any) -> Pod:
         spec = PodSpec(id=uuid4().hex, hostname="box", **settings)
         self.pods.append(spec.id)
-        return await asyncio.to_thread(self.driver.run_pod, spec)
+        return await asyncio.to_thread(run_pod, self.driver, spec)
 
     def process(self, *command: str, terminal: bool = False, username: str = "0") -> dict[str, Any]:
         """An OCI process."""

@@ -23,7 +23,7 @@ from moorage.server.execdriver.base import (
 )
 from moorage.server.libcontainer import cgroups
 from moorage.server.model import LogConfig
-from tests.contract.execbox import Box, alive, read_all, read_until, until
+from tests.contract.execbox import Box, alive, read_all, read_until, run_pod, until
 
 
 class ExecDriverContract:
@@ -81,7 +81,19 @@ class ExecDriverContract:
     async def test_a_pod_id_is_taken_once(self, box: Box) -> None:
         pod = await box.pod()
         with pytest.raises(AlreadyExists):
-            await asyncio.to_thread(box.driver.run_pod, PodSpec(pod.id, "again"))
+            await asyncio.to_thread(run_pod, box.driver, PodSpec(pod.id, "again"))
+
+    async def test_a_pod_is_removed_before_anybody_has_waited_for_it(self, box: Box) -> None:
+        def change_of_mind(spec: PodSpec) -> None:
+            box.driver.order_pod(spec)
+            box.driver.remove_pod(spec.id)
+
+        for _ in range(5):
+            await asyncio.to_thread(change_of_mind, PodSpec("changed-mind", "box"))
+        pod = await asyncio.to_thread(run_pod, box.driver, PodSpec("changed-mind", "box"))
+        assert alive(pod.pid)
+        await asyncio.to_thread(box.driver.remove_pod, pod.id)
+        await until(lambda: not alive(pod.pid))
 
     async def test_unknown_pods_and_containers(self, box: Box) -> None:
         pod = await box.pod()

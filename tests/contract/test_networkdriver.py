@@ -34,7 +34,7 @@ class Subject:
     on_host: Callable[..., object]
 
     def attach(self, container_id: str, pid: int, *ports: PortMapping) -> Attachment:
-        found = self.on_host(self.driver.attach, self.network, container_id, pid, ports, self.stages.append)
+        found = self.on_host(self.driver.attach, self.network, container_id, lambda: pid, ports, self.stages.append)
         assert isinstance(found, Attachment)
         return found
 
@@ -86,7 +86,7 @@ def test_attachment_agrees_with_itself(subject: Subject) -> None:
         assert IPv4Interface(interface.address) in IPv4Interface(subject.network.subnet).network
         assert (interface.name, interface.mtu) == (endpoint.interface, endpoint.mtu)
         assert interface.gateway == subject.network.gateway == endpoint.gateway
-    assert subject.stages == (["lease", "link", "firewall"] if attachment.interfaces else [])
+    assert subject.stages == (["lease", "pod", "link", "firewall"] if attachment.interfaces else [])
 
 
 def test_ports_are_chosen_where_there_is_an_address(subject: Subject) -> None:

@@ -243,7 +243,7 @@ def test_port_of_another_container_is_refused_by_name(net: Lab, driver: BridgeDr
 def test_attach_to_a_dead_process_leaves_nothing(net: Lab, driver: BridgeDriver, network: Network, db: GraphDB) -> None:
     before = net.host.links()
     with pytest.raises(FailedPrecondition, match="no such process"):
-        net.host.run(driver.attach, network, "ab" * 32, 2**22 - 1, [PortMapping(80, 8080)], lambda _: None)
+        net.host.run(driver.attach, network, "ab" * 32, lambda: 2**22 - 1, [PortMapping(80, 8080)], lambda _: None)
     assert db.edges("address") == {} and db.edges("port") == {}
     assert "8080" not in net.nft("list", "table", "inet", "moorage")
     assert driver.settle(5) and net.host.links() == before
@@ -349,7 +349,7 @@ def test_many_at_once(net: Lab, driver: BridgeDriver, network: Network, db: Grap
 
     def attach(id: str) -> Endpoint:
         ports = [PortMapping(80), PortMapping(81, protocol="udp")]
-        return driver.attach(network, id, insides[id].pid, ports, lambda _: None).endpoint
+        return driver.attach(network, id, lambda: insides[id].pid, ports, lambda _: None).endpoint
 
     def detach(id: str, endpoint: Endpoint) -> None:
         driver.detach(network, id, endpoint)

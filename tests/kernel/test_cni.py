@@ -61,7 +61,7 @@ class Bench:
         return (self.bin / "calls").read_text().splitlines()
 
     def attach(self, *ports: PortMapping) -> Attachment:
-        return self.net.host.run(self.driver.attach, self.network, ID, self.inside.pid, ports, lambda _: None)
+        return self.net.host.run(self.driver.attach, self.network, ID, lambda: self.inside.pid, ports, lambda _: None)
 
     def detach(self) -> None:
         self.net.host.run(self.driver.detach, self.network, ID, None)

@@ -23,7 +23,7 @@ from moorage.server.libcontainer import cgroups
 from moorage.server.libcontainer.seccomp_default import default_profile
 from moorage.server.networkdriver.base import InterfaceConfig
 from moorage.server.supervisor.protocol import STDOUT, VERSION, Channel, pack_data, pack_message
-from tests.contract.execbox import alive, read_all, until
+from tests.contract.execbox import alive, read_all, run_pod, until
 from tests.contract.execdriver import ExecDriverContract
 from tests.nativebox import NativeBox, box, children, supervisor, title
 
@@ -343,14 +343,14 @@ async def test_a_pod_of_the_same_id_waits_until_the_earlier_one_holds_no_mounts(
     for _ in range(5):
         holder = supervisor(await stopped(box, spec))
         await asyncio.to_thread(box.driver.remove_pod, identity)
-        await asyncio.to_thread(box.driver.run_pod, PodSpec(identity, "box"))
+        await asyncio.to_thread(run_pod, box.driver, PodSpec(identity, "box"))
         assert not alive(holder)
         await asyncio.to_thread(box.driver.remove_pod, identity)
 
 
 async def stopped(box: NativeBox, spec: ContainerSpec) -> Pod:
     """A pod that still holds the mounts of its container, of the same ID, which has run and been killed."""
-    pod = await asyncio.to_thread(box.driver.run_pod, PodSpec(spec.id, "box"))
+    pod = await asyncio.to_thread(run_pod, box.driver, PodSpec(spec.id, "box"))
     started = await box.start(pod, spec)
     namespace = os.readlink(f"/proc/{started.pid}/ns/mnt")
     await asyncio.to_thread(box.driver.stop_pod, pod.id)

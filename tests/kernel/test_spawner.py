@@ -133,7 +133,7 @@ def pod(spawner: SpawnerClient, directory: Path, *namespaces: str) -> Iterator[i
     settings = {"hostname": "", "sysctls": {}, "users": [], "groups": [], "shm_size": 0}
     spec = {"id": "p", "namespaces": namespaces, **settings}
     try:
-        pid, watch = spawner.spawn_pod(spec, fd)
+        pid, watch = spawner.order_pod(spec, fd)()
     finally:
         os.close(fd)
     try:
