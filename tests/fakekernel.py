@@ -180,8 +180,8 @@ class FakeExecDriver:
         self.pods.add(spec.id)
         return Pod(spec.id, next(self.pids))
 
-    def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
-        self.calls.append(("configure_network", pod_id, tuple(interfaces)))
+    def configure_network(self, pod: Pod, interfaces: Sequence[InterfaceConfig]) -> None:
+        self.calls.append(("configure_network", pod.id, tuple(interfaces)))
 
     def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
         self.calls.append(("start", spec.id))

@@ -213,10 +213,10 @@ class Lifecycle:
         driver = self._networks.driver(network)
         undo.callback(driver.detach, network, container.id, None)
         attached = driver.attach(network, container.id, lambda: pod.wait().pid, attachment.ports, job.stage)
-        pod.wait()
+        running = pod.wait()
         job.stage("network")
         if not host_network:
-            self._exec.configure_network(container.id, attached.interfaces)
+            self._exec.configure_network(running, attached.interfaces)
         directory = self._places.directory(container.id)
         address = attached.endpoint.address.partition("/")[0]
         files.write_files(

@@ -112,7 +112,7 @@ class PodLife:
         job.stage("network")
         if config.network == "pod":
             # Also without an interface that is left to do: there is the loopback.
-            self._exec.configure_network(pod.id, attached.interfaces)
+            self._exec.configure_network(running, attached.interfaces)
         files.write_pod_files(
             self._places.pod_directory(pod.id),
             hostname=inpod.hostname(config),

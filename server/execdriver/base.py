@@ -193,7 +193,7 @@ class ExecDriver(Protocol):
         """Have a supervisor made for a pod, in its new namespaces; who removes a pod waits for one that nobody has waited for."""
         ...
 
-    def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
+    def configure_network(self, pod: Pod, interfaces: Sequence[InterfaceConfig]) -> None:
         """Set up addresses and routes inside the pod's network namespace (`lo` is up already)."""
         ...
 

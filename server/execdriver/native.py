@@ -28,6 +28,7 @@ from typing import Any
 from moorage.server.errors import (
     AlreadyExists,
     FailedPrecondition,
+    Internal,
     InvalidArgument,
     MoorageError,
     NotFound,
@@ -53,6 +54,7 @@ from moorage.server.execdriver.native_watch import Watch
 from moorage.server.execdriver.runtimeoptions import OciRuntime
 from moorage.server.execdriver.spawner_client import SpawnerClient
 from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer import interfaces as inside
 from moorage.server.libcontainer.channel import StageListener
 from moorage.server.model import Identity
 from moorage.server.networkdriver.base import InterfaceConfig
@@ -155,8 +157,19 @@ class NativeDriver:
         self._call_soon(self._watch, pod_id, channel)
         return Pod(pod_id, pid)
 
-    def configure_network(self, pod_id: str, interfaces: Sequence[InterfaceConfig]) -> None:
-        self._call(pod_id, {"op": "network", "interfaces": [asdict(interface) for interface in interfaces]})
+    def configure_network(self, pod: Pod, interfaces: Sequence[InterfaceConfig]) -> None:
+        try:
+            sock = inside.socket_of(pod.pid)
+        except FileNotFoundError as error:
+            raise native_channel.died(pod.id) from error
+        if sock is None:
+            raise FailedPrecondition(f"pod {pod.id} has no network namespace of its own")
+        with sock:
+            for interface in interfaces:
+                try:
+                    inside.configure(sock, asdict(interface))
+                except (OSError, ValueError) as error:
+                    raise Internal(f"cannot set up interface {interface.name} of pod {pod.id}: {error}") from error
 
     def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
         directory, message = self._directory(pod_id), _start_message(spec)

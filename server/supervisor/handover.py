@@ -51,7 +51,7 @@ def take_over(loop: Loop, cgroups: CgroupManager, pid: int, legacy: Inheritance)
     count = first.message["watchers"]
     shm = rest[count] if len(rest) > count else None
     around = Surroundings(loop, cgroups, directory, oom.usual(), shm=shm)
-    pod = Supervisor(first.message["pod"], pid, around, has_network=True)
+    pod = Supervisor(first.message["pod"], pid, around)
     for fd in rest[:count]:
         pod.watch(Session(pod, socket.socket(fileno=fd)).connection)
     for frame in containers:

@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moorage.server.libcontainer import cgroups, memory, sharedmemory, syscalls
+from moorage.server.libcontainer import cgroups, interfaces, memory, sharedmemory, syscalls
 from moorage.server.libcontainer.ahead import fork_ahead
 from moorage.server.libcontainer.cgroups import CgroupManager
-from moorage.server.supervisor import handover, keeper, namespaces, netconf, oom
+from moorage.server.supervisor import handover, keeper, namespaces, oom
 from moorage.server.supervisor.container import Surroundings
 from moorage.server.supervisor.failures import describe
 from moorage.server.supervisor.keeper import BACKLOG
@@ -71,7 +71,7 @@ def _begin() -> None:
 
 def _supervise(ahead: bool, patience: float, order: int, end: int) -> None:
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    netconf.loopback_up()
+    interfaces.loopback_up()
     prepared = Prepared(fork_ahead(cgroup_manager()), WRITTEN.copy_ahead()) if ahead else None
     with socket.socket(fileno=end) as keeper:
         _take_order(order, prepared, Retirement(keeper, patience))
@@ -123,7 +123,7 @@ def _set_up(
     namespaces.set_up(spaces, spec["hostname"], spec["sysctls"])
     shm = sharedmemory.make(spec["shm_size"]) if spec["shm_size"] else None
     around = Surroundings(loop, cgroup_manager(), directory, oom.usual(), user, shm)
-    return Supervisor(spec["id"], pid, around, "net" in spaces, prepared)
+    return Supervisor(spec["id"], pid, around, prepared)
 
 
 def _listen(loop: Loop, pod: Supervisor, directory: int) -> int:

@@ -7,8 +7,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 
-from moorage.server.libcontainer import syscalls, usernamespaces
-from moorage.server.supervisor import netconf
+from moorage.server.libcontainer import interfaces, syscalls, usernamespaces
 from moorage.server.supervisor.failures import Failure
 
 FLAGS = {"net": syscalls.CLONE_NEWNET, "ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
@@ -44,7 +43,7 @@ def enter(
     else:
         syscalls.unshare(kinds)
     if "net" in namespaces:
-        netconf.loopback_up()
+        interfaces.loopback_up()
     return user
 
 

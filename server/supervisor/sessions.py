@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moorage.server.libcontainer.channel import StageListener
-from moorage.server.supervisor import netconf, ociexec
+from moorage.server.supervisor import ociexec
 from moorage.server.supervisor.attach import Attachment
 from moorage.server.supervisor.connection import Connection
 from moorage.server.supervisor.dialling import Dial
@@ -76,14 +76,6 @@ def status(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> d
 def watch(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
     session.supervisor.watch(session.connection)
     return session.supervisor.describe()
-
-
-def network(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> dict[str, Any]:
-    if not session.supervisor.has_network:
-        raise Failure("FailedPrecondition", "pod has no network namespace of its own")
-    for interface in message["interfaces"]:
-        netconf.configure(interface)
-    return {}
 
 
 def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
@@ -166,7 +158,6 @@ def remove(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> No
 OPERATIONS: dict[str, Operation] = {
     "status": status,
     "watch": watch,
-    "network": network,
     "start": start,
     "signal": send_signal,
     "kill": kill,

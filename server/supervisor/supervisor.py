@@ -43,9 +43,7 @@ class Prepared(NamedTuple):
 class Supervisor:
     """The containers of one pod."""
 
-    def __init__(
-        self, pod_id: str, pid: int, around: Surroundings, has_network: bool, prepared: Prepared | None = None
-    ) -> None:
+    def __init__(self, pod_id: str, pid: int, around: Surroundings, prepared: Prepared | None = None) -> None:
         self.pod_id = pod_id
         self.pid = pid
         """Of the process that is there as long as the pod is."""
@@ -53,7 +51,6 @@ class Supervisor:
         self.oom_score = around.oom_score
         self.user = around.user
         self.directory = around.directory
-        self.has_network = has_network
         self.containers: dict[str, Container] = {}
         self.executions: dict[int, Execution] = {}
         self.around = around

@@ -64,7 +64,7 @@ class ExecDriverContract:
         pod = await box.pod(namespaces=frozenset({"uts"}))
         assert os.stat(f"/proc/{pod.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
         with pytest.raises(FailedPrecondition, match="no network namespace"):
-            await asyncio.to_thread(box.driver.configure_network, pod.id, [])
+            await asyncio.to_thread(box.driver.configure_network, pod, [])
 
     async def test_sysctls_are_the_pods_own_or_refused(self, box: Box) -> None:
         path = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")

@@ -316,7 +316,7 @@ async def test_an_interface_is_configured_inside(box: NativeBox) -> None:
     command = ["ip", "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", str(pod.pid)]
     subprocess.run(command, check=True)
     config = InterfaceConfig("eth0", "10.199.7.2/20", "10.199.0.1", 1400)
-    await asyncio.to_thread(box.driver.configure_network, pod.id, [config])
+    await asyncio.to_thread(box.driver.configure_network, pod, [config])
     stream = await box.exec(pod, spec, "sh", "-c", "ip addr show dev eth0; ip route")
     text = (await read_all(stream))[0].decode()
     await stream.close()
@@ -325,7 +325,7 @@ async def test_an_interface_is_configured_inside(box: NativeBox) -> None:
     assert "default via 10.199.0.1 dev eth0" in text
     for wrong in (InterfaceConfig("eth9", "10.0.0.1/8", "", 0), InterfaceConfig("eth0", "nonsense", "", 0)):
         with pytest.raises(Internal):
-            await asyncio.to_thread(box.driver.configure_network, pod.id, [wrong])
+            await asyncio.to_thread(box.driver.configure_network, pod, [wrong])
 
 
 def descriptors(pid: int) -> Iterator[str]:

@@ -1,15 +1,15 @@
-"""Setting up interfaces of the network namespace we are in, by ioctl: see netdevice(7). No netlink is needed for one address.
-
-Nor is `ipaddress`: each function that a supervisor runs costs it some pages of memory of its own.
-"""
+"""Setting up the interfaces of a network namespace by ioctl, see netdevice(7). No netlink is needed for one address."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Mapping
 from typing import Any
+
+from moorage.server.libcontainer import syscalls
 
 SIOCADDRT = 0x890B
 SIOCGIFFLAGS = 0x8913
@@ -64,8 +64,24 @@ def loopback_up() -> None:
         _up(sock, b"lo")
 
 
-def configure(interface: Mapping[str, Any]) -> None:
-    """Give the interface `name` its `mtu` and `address` (with prefix length), bring it up, and lead the default route to `gateway`.
+def socket_of(pid: int) -> socket.socket | None:
+    """A socket in the network namespace of a process, where it stays; None where that is the caller's own.
+
+    The calling thread is there for a moment. Raises OSError.
+    """
+    with open("/proc/thread-self/ns/net", "rb") as own, open(f"/proc/{pid}/ns/net", "rb") as there:
+        if os.path.sameopenfile(own.fileno(), there.fileno()):
+            return None
+        syscalls.setns(there.fileno(), syscalls.CLONE_NEWNET)
+        try:
+            return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        finally:
+            syscalls.setns(own.fileno(), syscalls.CLONE_NEWNET)
+
+
+def configure(sock: socket.socket, interface: Mapping[str, Any]) -> None:
+    """In the namespace of `sock`, give the interface `name` its `mtu` and `address` (with prefix length), bring it up, and lead the default
+    route to `gateway`.
 
     Raises OSError; ValueError for what is no address.
     """
@@ -73,15 +89,14 @@ def configure(interface: Mapping[str, Any]) -> None:
     address, _, prefix = interface["address"].partition("/")
     own, mask = _packed(address), _netmask(prefix)
     gateway = _packed(interface["gateway"]) if interface.get("gateway") else None
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        if interface.get("mtu"):
-            fcntl.ioctl(sock, SIOCSIFMTU, _INTEGER.pack(name, interface["mtu"]))
-        # The address first: it brings a classful mask along, which the mask then replaces.
-        fcntl.ioctl(sock, SIOCSIFADDR, _ADDRESS.pack(name, _sockaddr(own)))
-        fcntl.ioctl(sock, SIOCSIFNETMASK, _ADDRESS.pack(name, _sockaddr(mask)))
-        _up(sock, name)
-        if gateway is not None:
-            _default_route(sock, gateway)
+    if interface.get("mtu"):
+        fcntl.ioctl(sock, SIOCSIFMTU, _INTEGER.pack(name, interface["mtu"]))
+    # The address first: it brings a classful mask along, which the mask then replaces.
+    fcntl.ioctl(sock, SIOCSIFADDR, _ADDRESS.pack(name, _sockaddr(own)))
+    fcntl.ioctl(sock, SIOCSIFNETMASK, _ADDRESS.pack(name, _sockaddr(mask)))
+    _up(sock, name)
+    if gateway is not None:
+        _default_route(sock, gateway)
 
 
 def _default_route(sock: socket.socket, gateway: bytes) -> None:
