@@ -183,7 +183,11 @@ class FakeExecDriver:
     def configure_network(self, pod: Pod, interfaces: Sequence[InterfaceConfig]) -> None:
         self.calls.append(("configure_network", pod.id, tuple(interfaces)))
 
-    def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
+    def start(
+        self, pod_id: str, spec: ContainerSpec, stage: StageListener, meanwhile: Callable[[], None] | None = None
+    ) -> Started:
+        if meanwhile is not None:
+            meanwhile()
         self.calls.append(("start", spec.id))
         self.specs[spec.id] = spec
         argv = spec.config["process"]["args"]

@@ -70,7 +70,8 @@ class Job:
     _ended: int = 0
 
     def stage(self, name: str, at_ns: int = 0) -> None:
-        """The work enters the stage `name`, or has at `at_ns` (on `time.monotonic_ns`'s clock); the stage before it, if any, ends.
+        """The work enters the stage `name`, or has at `at_ns` (on `time.monotonic_ns`'s clock); the stage before it, if any, ends: now, if
+        it began later, because what is told was done elsewhere meanwhile.
 
         Raises when the job is cancelled.
         """
@@ -90,5 +91,6 @@ class Job:
         return (self._ended or time.monotonic_ns()) - self._begun
 
     def _close_stage(self, at_ns: int) -> None:
-        if self.stages and not self.stages[-1].duration:
-            self.stages[-1].duration = at_ns - self.stages[-1].started
+        last = self.stages[-1] if self.stages else None
+        if last is not None and not last.duration:
+            last.duration = (at_ns if at_ns >= last.started else time.monotonic_ns()) - last.started

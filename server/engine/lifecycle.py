@@ -34,12 +34,21 @@ from moorage.server.errors import (
     NotFound,
 )
 from moorage.server.execdriver import spec as oci
-from moorage.server.execdriver.base import NATIVE_RUNTIME, ContainerSpec, ExecDriver, PodSpec
+from moorage.server.execdriver.base import NATIVE_RUNTIME, ContainerSpec, ExecDriver, PodSpec, Started
 from moorage.server.execdriver.check import check_process
 from moorage.server.execdriver.mounts import mount_tables
 from moorage.server.graph.drivers.base import WritableLayer
 from moorage.server.graph.graph import Graph
-from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, PodConfig, PodRecord
+from moorage.server.model import (
+    Container,
+    ContainerConfig,
+    Endpoint,
+    ExitStatus,
+    Image,
+    ImageConfig,
+    PodConfig,
+    PodRecord,
+)
 from moorage.server.networkdriver import names as files
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -209,21 +218,29 @@ class Lifecycle:
         host_network = network.driver == "host"
         namespaces = frozenset({"ipc", "uts"} if host_network else {"net", "ipc", "uts"})
         undo.callback(self._exec.remove_pod, container.id)
-        pod = self._exec.order_pod(PodSpec(container.id, hostname, namespaces, oci.pod_sysctls(host_network)))
+        order = self._exec.order_pod(PodSpec(container.id, hostname, namespaces, oci.pod_sysctls(host_network)))
+        directory = self._places.directory(container.id)
+        files.make_files(directory)
+        spec = self._spec(container, directory, hostname)
+        pod = order.wait()
         driver = self._networks.driver(network)
         undo.callback(driver.detach, network, container.id, None)
-        attached = driver.attach(network, container.id, lambda: pod.wait().pid, attachment.ports, job.stage)
-        running = pod.wait()
-        job.stage("network")
-        if not host_network:
-            self._exec.configure_network(running, attached.interfaces)
-        directory = self._places.directory(container.id)
-        address = attached.endpoint.address.partition("/")[0]
-        files.write_files(
-            directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network
-        )
-        spec = self._spec(container, directory, hostname)
-        return self._start_process(job, replace(container, endpoint=attached.endpoint), connect, spec)
+        endpoints: list[Endpoint] = []
+
+        def join() -> None:
+            attached = driver.attach(network, container.id, lambda: pod.pid, attachment.ports, job.stage)
+            endpoints.append(attached.endpoint)
+            job.stage("network")
+            if not host_network:
+                self._exec.configure_network(pod, attached.interfaces)
+            address = attached.endpoint.address.partition("/")[0]
+            files.write_files(
+                directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network
+            )
+
+        # The container is made, and joins its network, at the same time.
+        started = self._start_process(job, container, connect, spec, join)
+        return self._running(job, replace(container, endpoint=endpoints[0]), started)
 
     def _run_in_pod(
         self, job: Job, container: Container, connect: Callable[[str], None] | None, undo: ExitStack
@@ -231,19 +248,27 @@ class Lifecycle:
         pod = self._pods.ready(container.pod_id)
         inpod.check_target(container, self._containers)
         undo.callback(self._exec.remove_container, pod.id, container.id)
-        return self._start_process(job, container, connect, self.spec_in_pod(container, pod))
+        started = self._start_process(job, container, connect, self.spec_in_pod(container, pod))
+        return self._running(job, container, started)
 
     def spec_in_pod(self, container: Container, pod: PodRecord) -> ContainerSpec:
         """What to start for a container of a pod."""
         return self._spec(container, self._places.pod_directory(pod.id), "", pod.config)
 
     def _start_process(
-        self, job: Job, container: Container, connect: Callable[[str], None] | None, spec: ContainerSpec
-    ) -> Container:
+        self,
+        job: Job,
+        container: Container,
+        connect: Callable[[str], None] | None,
+        spec: ContainerSpec,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Started:
         if connect is not None:
             connect(container.id)
         job.stage("process")
-        started = self._exec.start(container.pod, spec, job.stage)
+        return self._exec.start(container.pod, spec, job.stage, meanwhile)
+
+    def _running(self, job: Job, container: Container, started: Started) -> Container:
         job.stage("commit")
         running = replace(
             container, state="running", pid=started.pid, started_ns=started.started_ns, identity=started.identity

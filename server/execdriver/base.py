@@ -197,8 +197,12 @@ class ExecDriver(Protocol):
         """Set up addresses and routes inside the pod's network namespace (`lo` is up already)."""
         ...
 
-    def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
+    def start(
+        self, pod_id: str, spec: ContainerSpec, stage: StageListener, meanwhile: Callable[[], None] | None = None
+    ) -> Started:
         """Start a container; stages may be told as they begin, or at the end with the time they began.
+
+        `meanwhile` is called while the container is made, and its command executed when that has returned. What it raises is raised here.
 
         Raises FailedPrecondition with metadata `exit_code` 126, 127 or 128, `stage`, `path`, `errno`; nothing is left then.
         """

@@ -171,11 +171,16 @@ class NativeDriver:
                 except (OSError, ValueError) as error:
                     raise Internal(f"cannot set up interface {interface.name} of pod {pod.id}: {error}") from error
 
-    def start(self, pod_id: str, spec: ContainerSpec, stage: StageListener) -> Started:
+    def start(
+        self, pod_id: str, spec: ContainerSpec, stage: StageListener, meanwhile: Callable[[], None] | None = None
+    ) -> Started:
         directory, message = self._directory(pod_id), _start_message(spec)
         if spec.runtime:
             message |= {"runtime": self._runtime(spec.runtime).message(directory), "ahead": False}
-        frame = native_channel.call_frame(directory, message, stage=stage)
+        if meanwhile is None:
+            frame = native_channel.call_frame(directory, message, stage=stage)
+        else:
+            frame = native_channel.call_meanwhile(directory, message, stage, meanwhile)
         answer = native_channel.checked(frame)
         self._call_soon(self._enter, pod_id, spec.id, frame)
         uid, gid, groups = answer["user"]

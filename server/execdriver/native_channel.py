@@ -90,15 +90,46 @@ def ask(
 
 def ask_frame(channel: Channel, pod_id: str, message: Mapping[str, Any], stage: StageListener | None = None) -> Frame:
     """One request on an open connection, and its answer, which may be an error and may bring descriptors."""
-    try:
+    with _alive(pod_id):
         channel.send({**message, "version": VERSION})
-        while (frame := channel.receive()) is not None:
-            if stage is not None:
-                _tell_stages(frame.message, stage)
-            if "stage" not in frame.message:
-                return frame
+        return _answer(channel, pod_id, stage)
+
+
+def call_meanwhile(
+    directory: Path, message: Mapping[str, Any], stage: StageListener, meanwhile: Callable[[], None]
+) -> Frame:
+    """One request whose work comes to a gate, and goes on only when `meanwhile` has returned; what that raises is raised."""
+    pod_id = directory.name
+    with contextlib.closing(Channel(connect(directory))) as channel, _alive(pod_id):
+        gate, key = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                channel.send({**message, "version": VERSION}, [gate])
+            finally:
+                os.close(gate)
+            meanwhile()
+            # Nobody is there where it has failed on the way.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(key, b"1")
+        finally:
+            os.close(key)
+        return _answer(channel, pod_id, stage)
+
+
+@contextlib.contextmanager
+def _alive(pod_id: str) -> Iterator[None]:
+    try:
+        yield
     except (BrokenPipeError, ConnectionResetError):
         raise died(pod_id) from None
+
+
+def _answer(channel: Channel, pod_id: str, stage: StageListener | None) -> Frame:
+    while (frame := channel.receive()) is not None:
+        if stage is not None:
+            _tell_stages(frame.message, stage)
+        if "stage" not in frame.message:
+            return frame
     raise died(pod_id)
 
 

@@ -3,7 +3,7 @@
     parent                                       child, process 1 of a new pid namespace
       fork_ahead ──────────────────────────────▶  waits, with nothing open but its socket
       start: one packet, JSON NUL filter, and ─▶  makes the cgroup and the container around itself, and becomes its command
-             stdin, stdout and stderr if given
+             descriptors, see `start`
       (closes the socket) ─────────────────────▶  ends
 
 The fork, the copies of the pages that a start writes to, and a mount namespace are paid for while nobody waits. That is an empty one:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,7 +37,7 @@ WRITTEN = memory.WrittenPages()
 _NUL = b"\0"
 _FIRST_FD = 3
 _MAX_FD = 1 << 30
-_FDS = 4
+_FDS = 5
 
 
 def fork_ahead(cgroups: CgroupManager) -> Child:
@@ -53,11 +54,13 @@ def order(
     init: bool = False,
     defaults: Mapping[str, Any] | None = None,
     shares_memory: bool = False,
+    gated: bool = False,
 ) -> bytes | None:
     """The order to start a container; None if it is too long.
 
     As for `process.start`, but that `config` is JSON and has a new pid namespace and no mappings of IDs, and `cgroup` is the path of a
-    cgroup that the child makes. `defaults` are members that `process` is given where it has none. With `shares_memory`, `start` gets it.
+    cgroup that the child makes. `defaults` are members that `process` is given where it has none. With `shares_memory` and `gated`, `start`
+    gets these.
     """
     content = {
         "config": config,
@@ -66,21 +69,35 @@ def order(
         "init": init,
         "defaults": defaults or {},
         "shares_memory": shares_memory,
+        "gated": gated,
     }
     packet = json.dumps(content).encode() + _NUL + (seccomp or b"")
     return packet if len(packet) <= MAX_ORDER else None
 
 
-def start(child: Child, packet: bytes, stdio: Stdio | None, memory: int | None, stage: StageListener | None) -> Process:
+def start(
+    child: Child,
+    packet: bytes,
+    stdio: Stdio | None,
+    memory: int | None,
+    gate: int | None,
+    stage: StageListener | None,
+) -> Process:
     """Have a waiting child become the container that an order says; on return its command has been executed.
 
-    `memory` is of `sharedmemory.make`, for the container's /dev/shm. The stages `prepare`, `cgroup` and so on are told at the end. Raises
-    StartError; what there is of the cgroup is the caller's to remove.
+    `memory` is of `sharedmemory.make`, for the container's /dev/shm; `gate` is `Job.gate`. The stages `prepare`, `cgroup` and so on are
+    told at the end. Raises StartError; what there is of the cgroup is the caller's to remove.
     """
-    fds = [*((stdio.stdin, stdio.stdout, stdio.stderr) if stdio else ()), *(() if memory is None else (memory,))]
+    streams = (stdio.stdin, stdio.stdout, stdio.stderr) if stdio else ()
+    fds = [*streams, *(fd for fd in (memory, gate) if fd is not None)]
     # Should it have died, `follow` is going to say so.
     with suppress(BrokenPipeError):
         socket.send_fds(child.socket, [packet], fds)
+    if gate is not None:
+        # Which may take longer than any step of a start.
+        poll = select.poll()
+        poll.register(gate, select.POLLIN)
+        poll.poll()
     return process.follow(child, stage)
 
 
@@ -98,6 +115,7 @@ def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     config = json.loads(content["config"])
     for name, value in content["defaults"].items():
         config["process"].setdefault(name, value)
+    gate = fds.pop() if content["gated"] else None
     if content["shares_memory"]:
         sharedmemory.use(config, fds.pop())
     validate(config)
@@ -110,6 +128,5 @@ def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
         cgroup.create(linux.get("resources") or {})
     syscalls.unshare(spaces.clone & ~syscalls.CLONE_NEWPID)
     stdio = (fds[0], fds[1], fds[2]) if fds else None
-    enter_new(
-        Job(config["process"], stdio, cgroup, program or None, content["init"]), config, plan, spaces, {}, room, report
-    )
+    job = Job(config["process"], stdio, cgroup, program or None, content["init"], gate=gate)
+    enter_new(job, config, plan, spaces, {}, room, report)

@@ -51,6 +51,8 @@ class Job:
     user_namespace: int | None = None
     """To be joined last, with the map of its IDs."""
     id_maps: IdMaps | None = None
+    gate: int | None = None
+    """A pipe to read a byte from before the command is executed; at its end there is to be no command."""
 
     @property
     def terminal(self) -> bool:
@@ -182,6 +184,9 @@ def _make_cwd(root: int, process: Mapping[str, Any]) -> None:
 def _become(root: int, job: Job, stdio: tuple[int, int, int], label: labels.Label | None, report: Reporter) -> NoReturn:
     """From inside the container to the command."""
     user, path, arguments, environment = _prepare(root, job, stdio, report)
+    if job.gate is not None:
+        report.stage("gate")
+        pass_gate(job.gate)
     if job.init:
         _split(job, user, report)
     _attach_stdio(job, stdio)
@@ -216,6 +221,12 @@ def _restrict(job: Job, label: labels.Label | None) -> None:
     labels.apply(label)
     if job.seccomp and job.process.get("noNewPrivileges"):
         seccomp.load(job.seccomp)
+
+
+def pass_gate(gate: int) -> None:
+    """Wait until it is opened. Raises StartError when it never will be."""
+    if not os.read(gate, 1):
+        raise StartError("what the command needs was not set up")
 
 
 def _split(job: Job, user: users.User, report: Reporter) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -66,10 +68,18 @@ def check(hostname: str, attachment: NetworkAttachment) -> None:
         _extra_host(entry)
 
 
+def make_files(directory: Path) -> None:
+    """Have files where `write_files` is going to write. Raises Internal."""
+    with _reporting(directory):
+        for name in ("hosts", "resolv.conf", "hostname"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(directory / name, flags, 0o644))
+
+
 def write_files(
     directory: Path, *, hostname: str, address: str, attachment: NetworkAttachment, host_network: bool
 ) -> None:
-    """Write `hosts`, `resolv.conf` and `hostname` (0644) into `directory`, each at once or not at all.
+    """Write `hosts`, `resolv.conf` and `hostname` (0644) into `directory`, in the place of what was in them.
 
     `address` is the container's, with or without prefix length; empty for none. With `host_network` the host's own names hold as
     they are. Otherwise name servers that the container could not reach, on loopback and of IPv6, are left out; when none remains
@@ -77,13 +87,10 @@ def write_files(
     """
     check(hostname, attachment)
     resolver = resolver_of(attachment, host_network)
-    try:
+    with _reporting(directory):
         _write(directory / "hosts", hosts_text(hostname, address, attachment.extra_hosts, host_network))
         _write(directory / "resolv.conf", resolver.text())
         _write(directory / "hostname", f"{hostname}\n")
-    except OSError as error:
-        message = f"cannot write name files into {directory}: {error.strerror}"
-        raise Internal(message, stage="names", path=directory, errno=error.errno) from error
 
 
 def write_pod_files(
@@ -92,10 +99,16 @@ def write_pod_files(
     """The same for a pod, whose resolv.conf is exactly what `attachment` says if that was `given`, or else the host's, as it is."""
     check(hostname, attachment)
     resolver = Resolver(attachment.dns_servers, attachment.dns_searches, attachment.dns_options)
-    try:
+    with _reporting(directory):
         _write(directory / "hosts", hosts_text(hostname, address, attachment.extra_hosts, host_network))
         _write(directory / "resolv.conf", resolver.text() if given else _read(HOST_RESOLV[0]))
         _write(directory / "hostname", f"{hostname}\n")
+
+
+@contextmanager
+def _reporting(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         message = f"cannot write name files into {directory}: {error.strerror}"
         raise Internal(message, stage="names", path=directory, errno=error.errno) from error
@@ -198,10 +211,8 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # In place: the container may have it mounted already.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(fd, "w") as file:
-        file.write(text)
         os.fchmod(fd, 0o644)
-    draft.rename(path)
+        file.write(text)

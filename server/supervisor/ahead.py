@@ -39,6 +39,7 @@ def order(around: Surroundings, spec: Mapping[str, Any]) -> bytes | None:
         init=spec["init"],
         defaults=defaults,
         shares_memory=around.shm is not None,
+        gated=spec["gate"] is not None,
     )
 
 
@@ -112,7 +113,7 @@ def _become(
     stage: StageListener,
 ) -> Process:
     try:
-        started = ahead.start(child, packet, stdio, around.shm, stage)
+        started = ahead.start(child, packet, stdio, around.shm, spec["gate"], stage)
     except StartError as error:
         # With EEXIST the cgroup is somebody else's.
         if error.errno != errno.EEXIST:

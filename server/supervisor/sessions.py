@@ -78,13 +78,13 @@ def watch(session: Session, _message: dict[str, Any], _fds: Sequence[int]) -> di
     return session.supervisor.describe()
 
 
-def start(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:
+def start(session: Session, message: dict[str, Any], fds: Sequence[int]) -> None:
     stages: list[tuple[str, int]] = []
     supervisor = session.supervisor
-    container = supervisor.start(message, session.stage(message, stages))
-    answer, fds = container.entry(supervisor.user)
+    container = supervisor.start(message, fds[0] if fds else None, session.stage(message, stages))
+    answer, way = container.entry(supervisor.user)
     run = {"pid": container.pid, "user": container.user, "started_ns": container.started_ns}
-    session.connection.send({"id": message.get("id"), **run, "stages": stages, **answer}, fds)
+    session.connection.send({"id": message.get("id"), **run, "stages": stages, **answer}, way)
 
 
 def entry(session: Session, message: dict[str, Any], _fds: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.channel import StageListener
+from moorage.server.libcontainer.init import pass_gate
 from moorage.server.libcontainer.process import Child
 from moorage.server.supervisor import ahead, ocistart, podinit, starter
 from moorage.server.supervisor.attach import Attachment
@@ -96,8 +97,11 @@ class Supervisor:
         self.watchers.append(connection)
         connection.on_close = lambda: self.watchers.remove(connection)
 
-    def start(self, spec: Mapping[str, Any], stage: StageListener) -> Container:
-        """Start a container, and connect those who attached before. Raises Failure."""
+    def start(self, spec: Mapping[str, Any], gate: int | None, stage: StageListener) -> Container:
+        """Start a container, and connect those who attached before; its command is not executed before `gate` (`init.Job`) is open.
+
+        Raises Failure.
+        """
         identity = spec["container"]
         if self._stopped:
             raise Failure("FailedPrecondition", f"pod {self.pod_id} is being stopped")
@@ -111,7 +115,7 @@ class Supervisor:
         size = next((attachment.size for attachment in waiting if attachment.size), None)
         try:
             pid_namespace = self._pid_namespace(spec.get("pid", ""))
-            started = self._start({**spec, "size": size, "pid_namespace": pid_namespace}, stage)
+            started = self._start({**spec, "size": size, "pid_namespace": pid_namespace, "gate": gate}, stage)
         except Exception as error:
             for attachment in waiting:
                 attachment.fail(error)
@@ -173,6 +177,8 @@ class Supervisor:
                 self.loop.call_later(0, prepared.learn)
                 return ahead.start(self.around, spec, prepared.child, packet, stage)
             prepared.child.discard()
+        if spec["gate"] is not None:
+            pass_gate(spec["gate"])
         if spec.get("runtime"):
             return ocistart.start(self.around, spec, stage)
         return starter.start(self.around, spec, stage)

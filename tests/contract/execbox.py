@@ -117,9 +117,13 @@ class Box:
         return ContainerSpec(identity, config, rootfs, log_path, **settings)
 
     async def start(
-        self, pod: Pod, spec: ContainerSpec, stage: StageListener = lambda _name, _at_ns=0: None
+        self,
+        pod: Pod,
+        spec: ContainerSpec,
+        stage: StageListener = lambda _name, _at_ns=0: None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Started:
-        return await asyncio.to_thread(self.driver.start, pod.id, spec, stage)
+        return await asyncio.to_thread(self.driver.start, pod.id, spec, stage, meanwhile)
 
     async def run(self, *command: str, **settings: Any) -> tuple[Pod, ContainerSpec, Started]:
         """A container in a pod of its own, started."""

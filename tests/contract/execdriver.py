@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,45 @@ class ExecDriverContract:
         with pytest.raises(NotFound):
             await asyncio.to_thread(box.driver.start, "nonsense", box.spec("true"), lambda _name, _at_ns=0: None)
         await asyncio.to_thread(box.driver.remove_pod, "nonsense")
+
+    async def test_a_command_waits_for_what_is_done_meanwhile(self, box: Box) -> None:
+        """Also when the container is the second of its pod, which is started in another way."""
+        pod = await box.pod()
+        for _ in range(2):
+            spec = box.spec("cat", "/tmp/meanwhile")
+            note = box.directory / "rootfs" / "tmp" / "meanwhile"
+
+            def write(note: Path = note) -> None:
+                time.sleep(0.3)
+                note.write_text("done")
+
+            await box.start(pod, spec, meanwhile=write)
+            assert (await box.exit(spec)).exit_code == 0
+            assert box.logged(spec) == b"done"
+            note.unlink()
+
+    async def test_nothing_runs_when_what_is_done_meanwhile_fails(self, box: Box) -> None:
+        pod = await box.pod()
+        for _ in range(2):
+            spec = box.spec("sh", "-c", "echo >/tmp/ran")
+
+            def fail() -> None:
+                raise ResourceExhausted("no address is left")
+
+            with pytest.raises(ResourceExhausted, match="no address"):
+                await box.start(pod, spec, meanwhile=fail)
+            await until(lambda gone=spec.id: gone not in cgroups.detect().children(box.cgroup))
+            assert not (box.directory / "rootfs" / "tmp" / "ran").exists()
+        assert spec.id not in box.exits
+        again = box.spec("true")
+        await box.start(pod, again)
+        assert (await box.exit(again)).exit_code == 0
+
+    async def test_a_command_that_fails_meanwhile(self, box: Box) -> None:
+        pod, done = await box.pod(), []
+        with pytest.raises(FailedPrecondition, match="nonsense"):
+            await box.start(pod, box.spec("/bin/nonsense"), meanwhile=lambda: done.append(time.sleep(0.3)))
+        assert len(done) == 1
 
     async def test_a_command_that_does_not_exist(self, box: Box) -> None:
         pod, spec = await box.pod(), box.spec("/bin/nonsense")

@@ -139,6 +139,20 @@ async def test_a_lane_bounds_how_many_run_at_once() -> None:
     assert max(most) == Lane.TRANSFER.value
 
 
+def test_stages_of_what_was_done_elsewhere_meanwhile() -> None:
+    job = Job(1, "start", "box", HERE, Work("box"))
+    job.stage("first")
+    began = job.stages[0].started
+    time.sleep(0.001)
+    job.stage("second")
+    job.stage("elsewhere", began)
+    job.stage("there", began + 10)
+    job.end(JobState.DONE)
+    assert [stage.name for stage in job.stages] == ["first", "second", "elsewhere", "there"]
+    assert all(stage.duration > 0 for stage in job.stages)
+    assert job.stages[2].duration == 10
+
+
 async def test_a_passed_deadline_cancels_the_work_and_names_its_stage() -> None:
     undone = threading.Event()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moorage.server.errors import Internal, InvalidArgument
 from moorage.server.model import NetworkAttachment
 from moorage.server.networkdriver import names
-from moorage.server.networkdriver.names import Resolver, check, parse_resolv, write_files
+from moorage.server.networkdriver.names import Resolver, check, make_files, parse_resolv, write_files
 
 NOTHING = NetworkAttachment()
 
@@ -57,13 +57,24 @@ def test_mode_does_not_depend_on_umask(tmp_path: Path) -> None:
     assert (tmp_path / "hosts").stat().st_mode & 0o777 == 0o644
 
 
-def test_written_again_over_what_is_there(tmp_path: Path) -> None:
+def test_written_in_the_place_of_what_is_there(tmp_path: Path) -> None:
+    """The container may have it mounted by then."""
+    make_files(tmp_path)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("left by an earlier run\n" * 100)
+    before = hosts.stat().st_ino
+    assert "earlier" not in write(tmp_path)["hosts"]
+    assert hosts.stat().st_ino == before
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
     (tmp_path / "hosts").symlink_to(victim)
-    (tmp_path / ".hosts.new").symlink_to(victim)
-    write(tmp_path)
-    assert victim.read_text() == "untouched" and not (tmp_path / "hosts").is_symlink()
+    for make in (make_files, write):
+        with pytest.raises(Internal, match="symbolic links"):
+            make(tmp_path)
+    assert victim.read_text() == "untouched"
 
 
 def test_given_servers_are_taken_exactly(tmp_path: Path) -> None:
