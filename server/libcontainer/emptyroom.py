@@ -32,10 +32,11 @@ def make() -> int:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         try:
             made = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            # To its root directory, which is not ours where somebody has called chroot(2).
+            syscalls.setns(made, syscalls.CLONE_NEWNS)
             _empty(stack)
         finally:
             syscalls.setns(home, syscalls.CLONE_NEWNS)
-            # Which is not the root directory of the namespace where somebody has called chroot(2).
             os.fchdir(root)
             os.chroot(".")
     return made

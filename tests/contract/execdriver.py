@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +27,11 @@ from moorage.server.execdriver.base import (
 from moorage.server.libcontainer import cgroups
 from moorage.server.model import LogConfig
 from tests.contract.execbox import Box, alive, read_all, read_until, run_pod, until
+
+
+def is_gone(box: Box, container_id: str) -> bool:
+    """Whether nothing is left of a container's cgroup."""
+    return container_id not in cgroups.detect().children(box.cgroup)
 
 
 class ExecDriverContract:
@@ -133,7 +140,7 @@ class ExecDriverContract:
 
             with pytest.raises(ResourceExhausted, match="no address"):
                 await box.start(pod, spec, meanwhile=fail)
-            await until(lambda gone=spec.id: gone not in cgroups.detect().children(box.cgroup))
+            await until(functools.partial(is_gone, box, spec.id))
             assert not (box.directory / "rootfs" / "tmp" / "ran").exists()
         assert spec.id not in box.exits
         again = box.spec("true")
@@ -141,10 +148,15 @@ class ExecDriverContract:
         assert (await box.exit(again)).exit_code == 0
 
     async def test_a_command_that_fails_meanwhile(self, box: Box) -> None:
-        pod, done = await box.pod(), []
+        pod, done = await box.pod(), threading.Event()
+
+        def finish() -> None:
+            time.sleep(0.3)
+            done.set()
+
         with pytest.raises(FailedPrecondition, match="nonsense"):
-            await box.start(pod, box.spec("/bin/nonsense"), meanwhile=lambda: done.append(time.sleep(0.3)))
-        assert len(done) == 1
+            await box.start(pod, box.spec("/bin/nonsense"), meanwhile=finish)
+        assert done.is_set()
 
     async def test_a_command_that_does_not_exist(self, box: Box) -> None:
         pod, spec = await box.pod(), box.spec("/bin/nonsense")

@@ -123,7 +123,8 @@ def test_our_processes_cannot_be_opened(image: Image, by: str) -> None:
     assert target.line() == "ready"
     for _ in range(40):
         assert EXECS[by](target, command("true")).finish().code == 0
-    assert begin_exec(target, sh("echo > /tmp/stop")).finish().code == 0
+    # The container may end before it, and take it along.
+    assert begin_exec(target, sh("echo > /tmp/stop")).finish().code in (0, -signal.SIGKILL)
     assert target.finish().output == "done\n"
     assert interpreter_hash() == before
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moorage.server.libcontainer import syscalls
+from moorage.server.libcontainer import emptyroom, syscalls
 from moorage.server.libcontainer.process import StartError
 from tests.supervised import DEV, PROC, SYS, Image, begin, command, config, image, run, supervised
 
@@ -184,6 +185,63 @@ def test_the_host_sees_nothing(image: Image) -> None:
     assert Path("/proc/self/mountinfo").read_text() == before
     assert str(image.lower) not in Path(f"/proc/{target.process.pid}/mountinfo").read_text()
     target.kill()
+
+
+def is_empty_and_stays_so(namespace: int) -> bool:
+    """Whether there is nothing in a mount namespace, to be seen by a child in it, and nothing can be put there."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+            code = int(os.listdir("/") != [] or not is_read_only("/"))
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def is_read_only(directory: str) -> bool:
+    try:
+        os.mkdir(f"{directory}/x")
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
+
+
+@supervised
+def test_an_empty_room(tmp_path: Path) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    room = emptyroom.make()
+    assert is_empty_and_stays_so(room)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    (tmp_path / "proc").mkdir()
+    syscalls.mount("proc", str(tmp_path / "proc"), "proc", 0, "")
+    os.chroot(tmp_path)
+    os.chdir("/")
+    assert is_empty_and_stays_so(emptyroom.make())
+    assert os.listdir("/") == ["proc"]
+
+
+@supervised
+def test_there_is_nothing_below_the_root(image: Image) -> None:
+    """Whoever takes it off, as a container with all capabilities can."""
+    target = begin(image, config(command("sleep", "1000")))
+    namespace = os.open(f"/proc/{target.process.pid}/ns/mnt", os.O_RDONLY)
+    assert not is_empty_and_stays_so(namespace)
+    child = os.fork()
+    if child == 0:
+        syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+        syscalls.umount("/", syscalls.MNT_DETACH)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert is_empty_and_stays_so(namespace)
+    target.kill()
+
+
+@supervised
+def test_the_root_is_that_of_the_namespace(image: Image) -> None:
+    """The kernel gives no user namespace to who is in another root directory, see user_namespaces(7)."""
+    assert run(image, config(command("busybox", "unshare", "-U", "busybox", "true"))).code == 0
 
 
 @pytest.mark.parametrize(
