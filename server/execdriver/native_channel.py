@@ -100,11 +100,12 @@ def call_meanwhile(
 ) -> Frame:
     """One request whose work comes to a gate, and goes on only when `meanwhile` has returned; what that raises is raised."""
     pod_id = directory.name
-    with contextlib.closing(Channel(connect(directory))) as channel, _alive(pod_id):
+    with contextlib.closing(Channel(connect(directory))) as channel:
         gate, key = os.pipe2(os.O_CLOEXEC)
         try:
             try:
-                channel.send({**message, "version": VERSION}, [gate])
+                with _alive(pod_id):
+                    channel.send({**message, "version": VERSION}, [gate])
             finally:
                 os.close(gate)
             meanwhile()
@@ -113,7 +114,8 @@ def call_meanwhile(
                 os.write(key, b"1")
         finally:
             os.close(key)
-        return _answer(channel, pod_id, stage)
+        with _alive(pod_id):
+            return _answer(channel, pod_id, stage)
 
 
 @contextlib.contextmanager

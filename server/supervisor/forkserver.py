@@ -1,6 +1,7 @@
-"""A process that does nothing but fork the keepers of pods, so that their memory stays shared.
+"""A process that does nothing but fork the keepers of pods, and runners, so that their memory stays shared and the spawner is free.
 
-    spawner ── fork server ── keeper ── supervisor
+    spawner ── fork server ─┬─ keeper ── supervisor
+                            └─ runner
 
 A page is shared by all who were forked while it was as it is. The spawner writes to hundreds of its pages between two forks, and each
 of its forks would be left with their former contents for itself; this one writes to a few, and always the same.

@@ -1,6 +1,7 @@
 """Supervisors that are forked before there is a pod for them: a pod is then up without a fork.
 
-    spawner ── fork server ── keeper ── spare ── process 1 of a pid namespace, see libcontainer/ahead.py
+    spawner ── fork server ─┬─ keeper ── spare ── process 1 of a pid namespace, see libcontainer/ahead.py
+                            └─ runner, for commands in containers, see libcontainer/runner.py
 
 Each waits for its order on a socket, and ends when that does. Made while the spawner has nothing else to do.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from moorage.server.libcontainer import runner
 from moorage.server.supervisor import filters, life, oom
@@ -22,8 +23,8 @@ from moorage.server.supervisor.title import set_title
 
 RUNNER_TITLE = "moorage-runner"
 
-AHEAD, AT_ONCE = b"a", b"o"
-"""How keepers are forked: with the first process of a container, or without."""
+AHEAD, AT_ONCE, RUNNER = b"a", b"o", b"r"
+"""What is forked: a keeper with the first process of a container, one without, a runner."""
 
 QUIET_SECONDS = 0.01
 """How long nobody must have asked before the next one is made."""
@@ -37,7 +38,7 @@ class Spares:
         self._loop = loop
         self._count = count
         self._patience = patience
-        self._server = ForkServer(self._become_keeper)
+        self._server = ForkServer(self._become)
         self._ready: list[socket.socket] = []
         self._timer: Timer | None = None
         self._fill_later()
@@ -86,7 +87,9 @@ class Spares:
                 forked(lambda kept: life.wait(kept[0]), (theirs.fileno(),))
         return ours
 
-    def _become_keeper(self, order: int, kind: bytes) -> None:
+    def _become(self, order: int, kind: bytes) -> None:
+        if kind == RUNNER:
+            _runner(order)
         life.keep(order, ahead=kind == AHEAD, patience=self._patience)
 
     def fork_runner(self, end: socket.socket) -> None:
@@ -96,18 +99,18 @@ class Spares:
             timer.cancel()
             self._loop.remove(end.fileno())
             with end:
-                forked(_runner, (end.fileno(),))
+                self._server.fork(end.fileno(), RUNNER)
 
         timer = self._loop.call_later(QUIET_SECONDS, fork)
         self._loop.add(end.fileno(), READ, fork)
 
 
-def _runner(kept: list[int]) -> None:
+def _runner(end: int) -> NoReturn:
     """The life of a runner's process."""
     os.setsid()
     set_title(life.SPARE_TITLE)
     inside = runner.Surroundings(life.cgroup_manager(), filters.named, oom.usual(), lambda: set_title(RUNNER_TITLE))
-    runner.wait(socket.socket(fileno=kept[0]), inside)
+    runner.wait(socket.socket(fileno=end), inside)
 
 
 def alive(spare: socket.socket) -> bool:
