@@ -237,6 +237,7 @@ class Lifecycle:
             files.write_files(
                 directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network
             )
+            job.stage("container")
 
         # The container is made, and joins its network, at the same time.
         started = self._start_process(job, container, connect, spec, join)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,32 @@ def test_percentiles() -> None:
     sample = Sample([float(n) for n in range(1, 201)])
     assert (sample.p50, sample.p99) == (100.5, 198.0)
     assert Sample([3.0, 1.0, 2.0]).p99 == 3.0
+
+
+def test_engines_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "TURN_SECONDS", 0.0)
+    told: list[str] = []
+
+    class Teller:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def up(self, _command: Sequence[str]) -> str:
+            told.append(self.name)
+            return "container"
+
+        def exec(self, _container: str, _command: Sequence[str]) -> None:
+            """It has run."""
+
+        def down(self, _container: str) -> None:
+            """It is gone."""
+
+    tellers: list[Any] = [Teller("a"), Teller("b")]
+    found = engine.lives(tellers, 7)
+    assert "".join(told) == "aaaaabbbbbaabb"
+    assert [{key: len(sample.seconds) for key, sample in each.items()} for each in found] == [
+        {"up": 7, "exec": 7, "down": 7}
+    ] * 2
 
 
 def test_a_ratio_is_below_one_where_ours_is_better_whichever_way_the_figure_goes() -> None:

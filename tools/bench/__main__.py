@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,9 @@ from tools.bench.containerd import PROGRAM, Containerd, version
 from tools.bench.cri import Cri
 from tools.bench.ours import Moorage, Mooraged, over_cri
 from tools.bench.report import CONTAINERD, ENGINES, OWN, Figure, Report
+
+WARM = 2
+"""Containers before the first one that is measured."""
 
 
 def arguments() -> argparse.Namespace:
@@ -68,24 +71,37 @@ def running(
             yield cri, server
 
 
-def measure(
-    measured: engine.Engine, ours: Mooraged | None, options: argparse.Namespace, big: Sequence[str], report: Report
-) -> None:
-    """All figures of one engine, into the report."""
+def measure_in_turn(options: argparse.Namespace, registry: LoopbackRegistry, directory: Path, report: Report) -> None:
+    """The figures of containers one by one, some of each engine in turn: this machine is not as fast now as it was a minute ago."""
+    with ExitStack() as stack:
+        engines: list[tuple[engine.Engine, Mooraged | None]] = []
+        for name in options.engines:
+            place = Path(directory, f"{name}-in-turn")
+            engines.append(stack.enter_context(running(name, place, registry, options.containerd)))
+        for measured, _ours in engines:
+            measured.pull(images.BUSYBOX)
+            engine.life(measured, WARM)
+            if isinstance(measured, Cri):
+                measured.calls.clear()
+        os.sync()
+        print("containers one by one", flush=True, file=sys.stderr)
+        lives = engine.lives([measured for measured, _ours in engines], options.cycles)
+        for (measured, ours), samples in zip(engines, lives, strict=True):
+            report.figures[measured.name] = {key: Figure.of(sample) for key, sample in samples.items()}
+            if isinstance(measured, Cri):
+                report.calls[measured.name] = {key: Figure.of(sample) for key, sample in measured.calls.items()}
+            if ours is not None:
+                report.stages[measured.name] = ours.stages()
+
+
+def measure(measured: engine.Engine, options: argparse.Namespace, big: Sequence[str], report: Report) -> None:
+    """All other figures of one engine, into the report."""
     name = measured.name
     say = partial(print, f"{name}:", flush=True, file=sys.stderr)
     measured.pull(images.BUSYBOX)
-    engine.life(measured, 2)
-    if isinstance(measured, Cri):
-        measured.calls.clear()
-    say("containers one by one")
+    engine.life(measured, WARM)
     # What the engine before has written is not to be waited for.
     os.sync()
-    figures = {key: Figure.of(sample) for key, sample in engine.life(measured, options.cycles).items()}
-    if isinstance(measured, Cri):
-        report.calls[name] = {key: Figure.of(sample) for key, sample in measured.calls.items()}
-    if ours is not None:
-        report.stages[name] = ours.stages()
     say(f"{options.containers} containers at once")
     crowd = engine.crowd(
         measured,
@@ -94,7 +110,7 @@ def measure(
         memory=lambda: process.pss(measured.processes()),
         idle_cpu=lambda: process.idle_cpu(measured.processes()),
     )
-    figures |= {"up_per_second": Figure(crowd.up_per_second), "down_per_second": Figure(crowd.down_per_second)}
+    figures = {"up_per_second": Figure(crowd.up_per_second), "down_per_second": Figure(crowd.down_per_second)}
     figures |= {"pss": Figure(crowd.pss), "idle_cpu": Figure(crowd.idle_cpu)}
     figures |= {key: Figure.of(sample) for key, sample in crowd.calls.items()}
     say("log, calls, pulls, start")
@@ -102,7 +118,7 @@ def measure(
     figures["rpc"] = Figure.of(engine.latency(measured, options.calls))
     figures["pull"] = Figure.of(engine.pulls(measured, big))
     figures["start"] = Figure.of(engine.Sample([measured.restart() for _ in range(3)]))
-    report.figures[name] = figures
+    report.figures[name] |= figures
 
 
 def put_into(page: Path, table: str) -> None:
@@ -126,9 +142,10 @@ def main() -> int:
     with LoopbackRegistry() as registry, TemporaryDirectory(prefix="moorage-bench-") as directory:
         images.push_all(registry.url)
         big = images.push_big(registry.url, options.pulls, options.scale)
+        measure_in_turn(options, registry, Path(directory), report)
         for name in options.engines:
-            with running(name, Path(directory, name), registry, options.containerd) as (measured, ours):
-                measure(measured, ours, options, big, report)
+            with running(name, Path(directory, name), registry, options.containerd) as (measured, _ours):
+                measure(measured, options, big, report)
     if options.quick:
         print("a quick run: a tenth of the work, and of the sizes that the titles name")
     if CONTAINERD in options.engines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ T = TypeVar("T")
 SLEEP = ("/bin/sleep", "100000")
 SAMPLE_SECONDS = 0.06
 """Pause between two calls for statistics: longer than Moorage lets one sample serve who asks."""
+TURN = 5
+TURN_SECONDS = 0.2
 QUIET_SECONDS = 10.0
 """How long nothing happens before memory is measured: neither engine is what it is in the middle of work."""
 Samples = Sequence[int]
@@ -100,6 +103,18 @@ def life(engine: Engine, cycles: int) -> dict[str, Sample]:
         run.time(partial(engine.exec, container, ("/bin/true",)))
         down.time(partial(engine.down, container))
     return {"up": up, "exec": run, "down": down}
+
+
+def lives(engines: Sequence[Engine], cycles: int) -> list[dict[str, Sample]]:
+    """`life` of each engine, a few cycles of one after a few of another."""
+    found: list[dict[str, Sample]] = [defaultdict(Sample) for _ in engines]
+    for turn in range(0, cycles, TURN):
+        for engine, samples in zip(engines, found, strict=True):
+            for key, sample in life(engine, min(TURN, cycles - turn)).items():
+                samples[key].seconds += sample.seconds
+            # What follows from the last one is not the next engine's.
+            time.sleep(TURN_SECONDS)
+    return found
 
 
 @dataclass(frozen=True)
