@@ -39,16 +39,7 @@ from moorage.server.execdriver.check import check_process
 from moorage.server.execdriver.mounts import mount_tables
 from moorage.server.graph.drivers.base import WritableLayer
 from moorage.server.graph.graph import Graph
-from moorage.server.model import (
-    Container,
-    ContainerConfig,
-    Endpoint,
-    ExitStatus,
-    Image,
-    ImageConfig,
-    PodConfig,
-    PodRecord,
-)
+from moorage.server.model import Container, ContainerConfig, ExitStatus, Image, ImageConfig, PodConfig, PodRecord
 from moorage.server.networkdriver import names as files
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -225,23 +216,27 @@ class Lifecycle:
         pod = order.wait()
         driver = self._networks.driver(network)
         undo.callback(driver.detach, network, container.id, None)
-        endpoints: list[Endpoint] = []
+        joined = container
 
         def join() -> None:
+            nonlocal joined
             attached = driver.attach(network, container.id, lambda: pod.pid, attachment.ports, job.stage)
-            endpoints.append(attached.endpoint)
+            joined = replace(container, endpoint=attached.endpoint)
             job.stage("network")
             if not host_network:
                 self._exec.configure_network(pod, attached.interfaces)
-            address = attached.endpoint.address.partition("/")[0]
             files.write_files(
-                directory, hostname=hostname, address=address, attachment=attachment, host_network=host_network
+                directory,
+                hostname=hostname,
+                address=attached.endpoint.address,
+                attachment=attachment,
+                host_network=host_network,
             )
             job.stage("container")
 
         # The container is made, and joins its network, at the same time.
         started = self._start_process(job, container, connect, spec, join)
-        return self._running(job, replace(container, endpoint=endpoints[0]), started)
+        return self._running(job, joined, started)
 
     def _run_in_pod(
         self, job: Job, container: Container, connect: Callable[[str], None] | None, undo: ExitStack

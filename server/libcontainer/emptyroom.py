@@ -13,12 +13,11 @@ from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import doing
 
 _MOUNT_POINT = "/sys"
-"""Any directory that every machine has: it is covered in a copy of the namespace only, which is emptied at once."""
+"""Any directory that every machine has: it is covered in the caller's namespace only, which is emptied at once."""
 
 _ATTRIBUTES = (
     syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
 )
-_NOTHING: list[tuple[str, str | None]] = [("ro", None), ("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "555")]
 
 
 def make() -> int:
@@ -34,7 +33,7 @@ def make() -> int:
             made = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             # To its root directory, which is not ours where somebody has called chroot(2).
             syscalls.setns(made, syscalls.CLONE_NEWNS)
-            _empty(stack)
+            empty()
         finally:
             syscalls.setns(home, syscalls.CLONE_NEWNS)
             os.fchdir(root)
@@ -42,15 +41,24 @@ def make() -> int:
     return made
 
 
-def _empty(stack: ExitStack) -> None:
+def empty() -> None:
+    """Leave nothing in the caller's own mount namespace but a read-only root directory. Raises OSError."""
     syscalls.set_propagation("/", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    nothing = syscalls.new_mount("tmpfs", "none", _NOTHING, _ATTRIBUTES)
-    stack.callback(os.close, nothing)
-    syscalls.move_mount(nothing, _opened(_MOUNT_POINT, os.O_PATH, stack))
-    os.fchdir(nothing)
-    # The old root comes to lie on top of the new one, from where it is taken off.
-    syscalls.pivot_root(".", ".")
-    syscalls.umount(".", syscalls.MNT_DETACH)
+    with ExitStack() as stack:
+        tree = nothing(_ATTRIBUTES)
+        stack.callback(os.close, tree)
+        syscalls.move_mount(tree, _opened(_MOUNT_POINT, os.O_PATH, stack))
+        os.fchdir(tree)
+        # The old root comes to lie on top of the new one, from where it is taken off.
+        syscalls.pivot_root(".", ".")
+        syscalls.umount(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+
+
+def nothing(attributes: int) -> int:
+    """A detached mount of a directory that is and stays empty, with these attributes. Raises OSError."""
+    parameters: list[tuple[str, str | None]] = [("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "755")]
+    return syscalls.new_mount("tmpfs", "tmpfs", parameters, attributes)
 
 
 def _opened(path: str, flags: int, stack: ExitStack) -> int:

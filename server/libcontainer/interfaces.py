@@ -69,7 +69,10 @@ def socket_of(pid: int) -> socket.socket | None:
 
     The calling thread is there for a moment. Raises OSError.
     """
-    with open("/proc/thread-self/ns/net", "rb") as own, open(f"/proc/{pid}/ns/net", "rb") as there:
+    with (
+        open("/proc/thread-self/ns/net", "rb", buffering=0) as own,
+        open(f"/proc/{pid}/ns/net", "rb", buffering=0) as there,
+    ):
         if os.path.sameopenfile(own.fileno(), there.fileno()):
             return None
         syscalls.setns(there.fileno(), syscalls.CLONE_NEWNET)

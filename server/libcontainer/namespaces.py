@@ -11,7 +11,7 @@ from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import StartError, doing
 
 _FLAGS = {
-    "mount": 0,
+    "mount": syscalls.CLONE_NEWNS,
     "pid": syscalls.CLONE_NEWPID,
     "network": syscalls.CLONE_NEWNET,
     "ipc": syscalls.CLONE_NEWIPC,
@@ -19,7 +19,7 @@ _FLAGS = {
     "cgroup": syscalls.CLONE_NEWCGROUP,
 }
 
-ALL_BUT_PID = syscalls.CLONE_NEWNS | sum(flag for name, flag in _FLAGS.items() if name != "pid")
+ALL_BUT_PID = sum(flag for name, flag in _FLAGS.items() if name != "pid")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def plan(namespaces: Sequence[Mapping[str, Any]]) -> Namespaces:
             pid_path = path
         elif path:
             join.append((_FLAGS[kind], path))
-        else:
+        elif kind != "mount":
             clone |= _FLAGS[kind]
     return Namespaces(clone, tuple(join), pid_path, cgroup, user_path)
 

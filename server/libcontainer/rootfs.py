@@ -131,13 +131,16 @@ def enter(plan: Plan, room: int, stack: ExitStack, users: Users) -> int:
 
 def _can_stay_detached(plan: Plan) -> bool:
     """Whether nothing has to be mounted on the way."""
-    images = any(mount.kind == "image" for mount in plan.mounts)
-    return not images and len(plan.layers) == 1 and _is_detachable(plan.layers[0])
+    return _is_one_tree(plan.layers) and not any(mount.kind == "image" for mount in plan.mounts)
+
+
+def _is_one_tree(layers: Sequence[Layer]) -> bool:
+    return len(layers) == 1 and _is_detachable(layers[0])
 
 
 def _root_tree(layers: Sequence[Layer], shift: Shift | None, stack: ExitStack) -> int:
     """The root file system as a detached tree; `stack` closes it."""
-    if len(layers) == 1 and _is_detachable(layers[0]):
+    if _is_one_tree(layers):
         return _detached(layers[0], shift, stack)
     root = mount_root(layers, shift)
     stack.callback(os.close, root)
@@ -380,8 +383,7 @@ def _mask(root: int, path: str, null: int) -> None:
 def _cover(target: int, null: int) -> int:
     """What hides a masked path: an empty directory, or the null device, which nobody may change the mode of."""
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        parameters: list[tuple[str, str | None]] = [("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "755")]
-        return syscalls.new_mount("tmpfs", "tmpfs", parameters, syscalls.MOUNT_ATTR_RDONLY)
+        return emptyroom.nothing(syscalls.MOUNT_ATTR_RDONLY)
     cover = syscalls.open_tree(null, "", recursive=False)
     syscalls.mount_setattr(cover, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
     return cover

@@ -12,7 +12,7 @@ import signal
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
-from moorage.server.libcontainer import capabilities, protect, syscalls
+from moorage.server.libcontainer import capabilities, emptyroom, protect, syscalls
 from moorage.server.supervisor.children import MAX_FD, PR_SET_PDEATHSIG, reap_all
 from moorage.server.supervisor.oom import unprotect
 
@@ -60,7 +60,8 @@ def _become(user: int | None, ready: int) -> NoReturn:
         protect.forget_handlers()
         protect.hide()
         unprotect()
-        _leave_files()
+        # So that /proc/1/root leads nowhere.
+        emptyroom.empty()
         if user is not None:
             syscalls.setns(user, syscalls.CLONE_NEWUSER)
         capabilities.drop_bounding({})
@@ -78,16 +79,3 @@ def _become(user: int | None, ready: int) -> NoReturn:
             reap_all()
     finally:
         os._exit(1)
-
-
-def _leave_files() -> None:
-    """Have an empty file system for a root, so that /proc/1/root leads nowhere."""
-    syscalls.set_propagation("/", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    attributes = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
-    empty = syscalls.new_mount("tmpfs", "tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "755")], attributes)
-    target = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
-    syscalls.move_mount(empty, target)
-    os.fchdir(empty)
-    syscalls.pivot_root(".", ".")
-    syscalls.umount(".", syscalls.MNT_DETACH)
-    os.chdir("/")

@@ -17,7 +17,9 @@ SLEEP = ("/bin/sleep", "100000")
 SAMPLE_SECONDS = 0.06
 """Pause between two calls for statistics: longer than Moorage lets one sample serve who asks."""
 TURN = 5
+"""Containers of one engine before it is another's turn."""
 TURN_SECONDS = 0.2
+"""Pause between two turns."""
 QUIET_SECONDS = 10.0
 """How long nothing happens before memory is measured: neither engine is what it is in the middle of work."""
 Samples = Sequence[int]
