@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 INT64_MAX = (1 << 63) - 1
 
-_UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgtpe]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 _RLIMITS = frozenset(
@@ -35,7 +35,7 @@ def size(text: str) -> int:
     """Bytes: `32m`, `1.5g`, `512k`, `1GiB`, `4096`. Units are powers of 1024."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"malformed size {text!r}: want a number with b, k, m, g, t or p, such as 32m")
+        raise ValueError(f"malformed size {text!r}: want a number with b, k, m, g, t, p or e, such as 32m")
     value = int(Decimal(match[1]) * (1 << _UNITS[match[2].lower()]))
     if value > INT64_MAX:
         raise ValueError(f"size {text!r} is too large")

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moorage.server.graph.drivers.base import RootfsMount
+from moorage.server.graph.drivers.base import MOUNT_POINTS, RootfsMount
 
 MS_BIND = 1 << 12
 MTIME = "1700000000.123456789"
@@ -132,6 +132,11 @@ def describe_entry(path: str, links: dict[tuple[int, int], str]) -> dict[str, An
 
 
 def in_rootfs(mounts: Iterable[RootfsMount], target: Path, commands: str = "") -> dict[str, dict[str, Any]]:
+    """`raw_in_rootfs` without what drivers may add to an image."""
+    return without_mount_points(raw_in_rootfs(mounts, target, commands))
+
+
+def raw_in_rootfs(mounts: Iterable[RootfsMount], target: Path, commands: str = "") -> dict[str, dict[str, Any]]:
     """Mount a root file system in a process with a mount namespace of its own, run Python `commands` with it as the working directory,
     and answer `describe_tree` of it."""
     target.mkdir(exist_ok=True)
@@ -147,8 +152,21 @@ def in_rootfs(mounts: Iterable[RootfsMount], target: Path, commands: str = "") -
     return tree
 
 
+def without_mount_points(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The tree without those of MOUNT_POINTS that are as drivers add them: empty, with the usual mode, root's."""
+    left = dict(tree)
+    for place in reversed(MOUNT_POINTS):
+        name = place.rstrip("/")
+        entry = left.get(name, {})
+        mode = stat.S_IFDIR | 0o755 if place.endswith("/") else stat.S_IFREG | 0o644
+        usual = (entry.get("mode"), entry.get("owner"), entry.get("size", 0)) == (oct(mode), "0:0", 0)
+        if usual and not any(path.startswith(f"{name}/") for path in left):
+            del left[name]
+    return left
+
+
 def mount_and_describe() -> None:
-    """The child of `in_rootfs`."""
+    """The child of `raw_in_rootfs`."""
     from moorage.server.libcontainer import syscalls
 
     plan, target, commands = sys.argv[1:]

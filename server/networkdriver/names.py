@@ -211,8 +211,11 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    # In place: the container may have it mounted already.
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    # In place: the container may have it mounted already. To truncate an empty file would have ext4 write the next one's data to the
+    # disk when it is closed.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(fd, "w") as file:
         os.fchmod(fd, 0o644)
+        if os.fstat(fd).st_size:
+            os.ftruncate(fd, 0)
         file.write(text)

@@ -17,10 +17,10 @@ from moorage.server.libcontainer.channel import StageListener
 from moorage.server.libcontainer.errors import stating
 from moorage.server.libcontainer.process import Child, Process, StartError, Stdio
 from moorage.server.supervisor import filters
-from moorage.server.supervisor.container import Started, Surroundings, write_json
+from moorage.server.supervisor.container import Started, Surroundings
 from moorage.server.supervisor.log import LogFile, open_log
-from moorage.server.supervisor.protocol import STATE_SUFFIX, STDERR, STDOUT
-from moorage.server.supervisor.starter import record
+from moorage.server.supervisor.protocol import STDERR, STDOUT
+from moorage.server.supervisor.starter import record, record_start
 
 
 def order(around: Surroundings, spec: Mapping[str, Any]) -> bytes | None:
@@ -57,10 +57,7 @@ def start(around: Surroundings, spec: Mapping[str, Any], child: Child, packet: b
         started = _become(around, spec, child, packet, pipes.theirs if pipes else None, stage)
         undo.pop_all()
     started_ns = time.time_ns()
-    with contextlib.suppress(OSError):
-        write_json(
-            around.directory, spec["container"] + STATE_SUFFIX, {**state, "pid": started.pid, "started_ns": started_ns}
-        )
+    record_start(around.directory, state, started.pid, started_ns)
     stdin, outputs = (pipes.stdin, pipes.outputs) if pipes else _terminal(started, spec["stdin_open"])
     return Started(
         pid=started.pid,

@@ -293,3 +293,12 @@ def write_json(directory: int, name: str, content: Mapping[str, Any]) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def extend_json(directory: int, name: str, content: Mapping[str, Any]) -> None:
+    """Write over such a file what is longer in one write of less than a page, which a killed process has done or not begun."""
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(fd, json.dumps(content).encode())
+    finally:
+        os.close(fd)

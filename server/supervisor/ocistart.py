@@ -23,10 +23,10 @@ from moorage.server.libcontainer.channel import StageListener
 from moorage.server.libcontainer.errors import StartError, doing, stating
 from moorage.server.supervisor import bundle, ociend, ociruntime, starter, streams
 from moorage.server.supervisor.children import die_with_parent
-from moorage.server.supervisor.container import Started, Surroundings, write_json
+from moorage.server.supervisor.container import Started, Surroundings
 from moorage.server.supervisor.log import open_log
 from moorage.server.supervisor.ociruntime import Runtime
-from moorage.server.supervisor.protocol import STATE_SUFFIX, STDERR, STDOUT, Channel
+from moorage.server.supervisor.protocol import STDERR, STDOUT, Channel
 
 PID_FILE = "pid"
 CONSOLE_SOCKET = "console.sock"
@@ -71,8 +71,7 @@ def _start(supervisor: int, around: Surroundings, spec: Mapping[str, Any], chann
         ociruntime.run(runtime, directory, "start", identity)
         undo.pop_all()
     started_ns = time.time_ns()
-    with contextlib.suppress(OSError):
-        write_json(around.directory, identity + STATE_SUFFIX, {**state, "pid": made.pid, "started_ns": started_ns})
+    starter.record_start(around.directory, state, made.pid, started_ns)
     stdin = [] if made.stdin is None else [made.stdin]
     fds = [pidfd, log, *(output for _kind, output in made.outputs), *stdin]
     kinds = [kind for kind, _output in made.outputs]

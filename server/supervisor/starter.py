@@ -27,7 +27,7 @@ from moorage.server.libcontainer.errors import stating
 from moorage.server.libcontainer.process import Process, StartError, Stdio
 from moorage.server.supervisor import filters
 from moorage.server.supervisor.children import forked
-from moorage.server.supervisor.container import Started, Surroundings, write_json
+from moorage.server.supervisor.container import Started, Surroundings, extend_json, write_json
 from moorage.server.supervisor.failures import Failure, describe
 from moorage.server.supervisor.log import LogFile, open_log
 from moorage.server.supervisor.protocol import (
@@ -155,8 +155,7 @@ def _start(around: Surroundings, spec: Mapping[str, Any], channel: Channel) -> N
         )
         undo.pop_all()
     started_ns = time.time_ns()
-    with contextlib.suppress(OSError):
-        write_json(around.directory, identity + STATE_SUFFIX, {**state, "pid": child.pid, "started_ns": started_ns})
+    record_start(around.directory, state, child.pid, started_ns)
     fds = [child.pidfd, log, *(output for _kind, output in outputs), *([] if stdin is None else [stdin])]
     kinds = [kind for kind, _output in outputs]
     answer = {"pid": child.pid, "user": child.user, "started_ns": started_ns}
@@ -189,6 +188,12 @@ def record(directory: int, state: Mapping[str, Any], undo: contextlib.ExitStack)
         os.unlink(state["id"] + EXIT_SUFFIX, dir_fd=directory)
     write_json(directory, state["id"] + STATE_SUFFIX, state)
     undo.callback(os.unlink, state["id"] + STATE_SUFFIX, dir_fd=directory)
+
+
+def record_start(directory: int, state: Mapping[str, Any], pid: int, started_ns: int) -> None:
+    """Add what is there to be killed now."""
+    with contextlib.suppress(OSError):
+        extend_json(directory, state["id"] + STATE_SUFFIX, {**state, "pid": pid, "started_ns": started_ns})
 
 
 def _run(

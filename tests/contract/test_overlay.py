@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 from moorage.server.cancel import CancelToken
 from moorage.server.errors import DataLoss, FailedPrecondition
 from moorage.server.graph.confined import ConfinedRunner
-from moorage.server.graph.drivers.base import WritableLayer
+from moorage.server.graph.drivers.base import MOUNT_POINTS, WritableLayer
 from moorage.server.graph.drivers.overlay import OverlayDriver
 from moorage.server.graph.overlayoptions import OverlayOptions
-from tests.archives import Archive, in_rootfs
+from tests.archives import Archive, in_rootfs, raw_in_rootfs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -70,12 +71,28 @@ def test_a_volatile_container_is_mounted_again_in_the_same_boot_only(make: Make,
     assert {"one", "two"} <= set(tree)
     home = tmp_path / "root" / "overlay" / "containers" / "c1"
     assert (home / "work" / "work" / "incompat" / "volatile").is_dir()
-    record = msgspec.json.decode((home / "options.json").read_bytes())
-    (home / "options.json").write_bytes(msgspec.json.encode({**record, "volatile": "another boot"}))
+    record = msgspec.json.decode((home / "container.json").read_bytes())
+    (home / "container.json").write_bytes(msgspec.json.encode({**record, "volatile": "another boot"}))
     with pytest.raises(DataLoss, match="c1 cannot be started again: the host has been down") as lost:
         driver.rootfs("c1")
     assert "remove it" in lost.value.hint
     driver.remove("c1")
+
+
+def test_what_every_container_mounts_over_is_there_without_a_copy(make: Make, tmp_path: Path) -> None:
+    driver = make()
+    image = Archive().add("etc", "dir", mode=0o700).add("etc/hosts", data=b"own").add("proc", "symlink", to="var")
+    driver.apply(TOP, BASE, io.BytesIO(image.bytes), CancelToken())
+    driver.create("c1", TOP)
+    shown = raw_in_rootfs(driver.rootfs("c1"), tmp_path / "mnt")
+    assert {place.rstrip("/") for place in MOUNT_POINTS} <= set(shown)
+    assert shown["etc"]["mode"] == oct(stat.S_IFDIR | 0o700)
+    assert shown["etc/hosts"]["size"] == 3
+    assert shown["proc"]["to"] == "var"
+    assert (shown["etc/hostname"]["size"], shown["etc/hostname"]["mode"]) == (0, oct(stat.S_IFREG | 0o644))
+    assert os.listdir(tmp_path / "root" / "overlay" / "containers" / "c1" / "upper") == []
+    # They are no part of the image.
+    assert "sys" not in raw_in_rootfs(driver.view(TOP), tmp_path / "mnt")
 
 
 def test_metacopy_copies_no_data_and_cannot_be_committed(make: Make, tmp_path: Path) -> None:

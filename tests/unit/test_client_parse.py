@@ -53,7 +53,7 @@ def test_plain_sizes_are_exact(count: int) -> None:
     assert parse.size(str(count)) == parse.size(f"{count}b") == count
 
 
-@given(st.integers(0, 1000), st.sampled_from([("k", 10), ("m", 20), ("g", 30), ("t", 40), ("p", 50)]))
+@given(st.integers(0, 7), st.sampled_from([("k", 10), ("m", 20), ("g", 30), ("t", 40), ("p", 50), ("e", 60)]))
 def test_units_are_powers_of_1024(count: int, unit: tuple[str, int]) -> None:
     name, power = unit
     for spelling in (name, name.upper(), f"{name}b", f"{name.upper()}iB", f" {name}"):
@@ -63,7 +63,7 @@ def test_units_are_powers_of_1024(count: int, unit: tuple[str, int]) -> None:
 def test_sizes() -> None:
     assert parse.size("1.5g") == 3 << 29
     assert parse.size_or_unlimited("-1") == -1
-    for wrong in ("", "m", "-1", "1x", "1mm", "1e3", "0x10", "8192p", "١m"):
+    for wrong in ("", "m", "-1", "1x", "1mm", "1e3", "0x10", "8192p", "8e", "١m"):
         with pytest.raises(ValueError):
             parse.size(wrong)
 

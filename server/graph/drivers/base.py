@@ -28,6 +28,11 @@ Whiteouts = Literal["overlay", "overlay userxattr", "apply"]
 delete what they hide in the directory itself."""
 
 
+MOUNT_POINTS = ("dev/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf", "proc/", "sys/")
+"""Directories (ending in "/") and files that something is mounted over in every container. A root file system may have them, empty, where
+its image does not."""
+
+
 @dataclass(frozen=True)
 class RootfsMount:
     """One mount(2) that makes a root file system, in the shape of OCI's `mounts` entries. `options` as in fstab(5)."""
@@ -213,7 +218,7 @@ class GraphDriver(Protocol):
         ...
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
-        """The mounts that make the container's root file system, bottom first."""
+        """The mounts that make the container's root file system, bottom first. It may have MOUNT_POINTS that its image lacks."""
         ...
 
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:

@@ -1,12 +1,16 @@
 """The overlay driver: layers are directories that the kernel's overlay file system stacks, so that containers share them unchanged.
 
-    ROOT/overlay/layers/<hex>/{diff/, layer.json}      ROOT/overlay/containers/<id>/{upper/, work/, parent, options.json}
+    ROOT/overlay/layers/<hex>/{diff/, layer.json}      ROOT/overlay/containers/<id>/{upper/, work/, container.json}
+    ROOT/overlay/mountpoints/                          below all layers of every container
 
 A layer holds its whiteouts in the kernel's own form, and needs nothing of its parent to be unpacked. What it does need of its parents is
 made up for when a container first uses it: directories that a layer has things in, but no entry for, get the attributes they have below.
 
-What a container is mounted with is settled when it is made, in its `options.json`: files copied up under one set of options are not read
-right under another.
+What a container is mounted with is settled when it is made, in its `container.json`: files copied up under one set of options are not
+read right under another.
+
+`mountpoints` has MOUNT_POINTS. An image that lacks one would have it made in the upper directory when its container starts, with a copy
+of the directory that it is in.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from moorage.server.errors import AlreadyExists, DataLoss, FailedPrecondition, I
 from moorage.server.graph.drivers import backing, projectquotas
 from moorage.server.graph.drivers.backing import OPAQUE_XATTRS
 from moorage.server.graph.drivers.base import (
+    MOUNT_POINTS,
     UNLIMITED,
     Confined,
     Differences,
@@ -61,8 +66,10 @@ is missing."""
 
 
 class ContainerRecord(msgspec.Struct, frozen=True):
-    """options.json. `volatile` is the boot of the host in which the container was made, empty for one that is synced."""
+    """container.json. `parent` is the chain below, `volatile` the boot of the host in which the container was made, empty for one that
+    is synced."""
 
+    parent: str
     volatile: str = ""
     metacopy: bool = False
 
@@ -104,6 +111,7 @@ class OverlayDriver:
         self._whiteouts: Whiteouts = "overlay" if self._xattrs == "trusted" else "overlay userxattr"
         self._empty = self._storage.root / "empty"
         self._empty.mkdir(mode=0o755, exist_ok=True)
+        self._mount_points = _make_mount_points(self._storage.root / "mountpoints")
         self._records: dict[str, LayerRecord] = {}
         self._settling = threading.Lock()
 
@@ -183,9 +191,8 @@ class OverlayDriver:
             upper = path / "upper"
             upper.mkdir()
             (path / "work").mkdir(mode=0o700)
-            (path / "parent").write_text(parent)
-            record = ContainerRecord(_boot() if self._is_volatile(layer) else "", self._options.metacopy)
-            (path / "options.json").write_bytes(msgspec.json.encode(record))
+            record = ContainerRecord(parent, _boot() if self._is_volatile(layer) else "", self._options.metacopy)
+            (path / "container.json").write_bytes(msgspec.json.encode(record))
             # The root directory of an overlay has the attributes of its upper one.
             self._confined_attributes(self._diff(chain[0]) if chain else self._empty, upper)
 
@@ -210,26 +217,27 @@ class OverlayDriver:
 
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         path = self._container(container_id)
-        lower = [str(self._diff(chain_id)) for chain_id in self._visible((path / "parent").read_text())]
+        record = _container_record(path)
+        lower = [str(self._diff(chain_id)) for chain_id in self._visible(record.parent)]
         options = (
-            f"lowerdir={':'.join(lower or [str(self._empty)])}",
+            f"lowerdir={':'.join([*lower, str(self._mount_points)])}",
             f"upperdir={path / 'upper'}",
             f"workdir={path / 'work'}",
-            *self._mount_options(container_id, path),
+            *self._mount_options(container_id, path, record),
         )
         return (RootfsMount("overlay", "overlay", options),)
 
     def export(self, container_id: str, sink: Sink, cancel: CancelToken) -> Packed:
         # The upper directory as one more lower one: it may be in use by another mount.
         path = self._container(container_id)
-        lower = [str(self._diff(chain_id)) for chain_id in self._visible((path / "parent").read_text())]
+        record = _container_record(path)
+        lower = [str(self._diff(chain_id)) for chain_id in self._visible(record.parent)]
         dirs = ":".join([str(path / "upper"), *(lower or [str(self._empty)])])
-        options = METACOPY if _container_record(path).metacopy else self._plain
+        options = METACOPY if record.metacopy else self._plain
         mount = RootfsMount("overlay", "overlay", (f"lowerdir={dirs}", "ro", *options))
         return self._confined.export((mount,), sink, cancel)
 
-    def _mount_options(self, container_id: str, path: Path) -> tuple[str, ...]:
-        record = _container_record(path)
+    def _mount_options(self, container_id: str, path: Path, record: ContainerRecord) -> tuple[str, ...]:
         options = METACOPY if record.metacopy else self._plain
         if not record.volatile:
             return options
@@ -255,7 +263,7 @@ class OverlayDriver:
     @contextmanager
     def snapshot(self, container_id: str, cancel: CancelToken, *, move: bool = False) -> Iterator[Snapshot]:
         container = self._container(container_id)
-        parent = (container / "parent").read_text()
+        parent = _container_record(container).parent
         with self._storage.draft() as path:
             diff = path / "diff"
             if move:
@@ -372,12 +380,20 @@ def _boot() -> str:
     return _BOOT.read_text().strip()
 
 
+def _make_mount_points(directory: Path) -> Path:
+    directory.mkdir(0o755, exist_ok=True)
+    for name in MOUNT_POINTS:
+        place = directory / name
+        place.mkdir(0o755, exist_ok=True) if name.endswith("/") else place.touch(0o644)
+    return directory
+
+
 def _container_record(path: Path) -> ContainerRecord:
-    file = path / "options.json"
+    file = path / "container.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=ContainerRecord)
-    except FileNotFoundError:
-        return ContainerRecord()
+    except OSError as error:
+        raise DataLoss(f"cannot read {file}: {error.strerror}", path=file) from error
     except msgspec.DecodeError as error:
         raise DataLoss(f"cannot read {file}: {error}", path=file) from error
 
