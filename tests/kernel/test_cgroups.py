@@ -307,6 +307,27 @@ def test_an_impossible_limit_leaves_nothing(cgroup: Cgroup) -> None:
     assert cgroups.detect().children(parent) == set()
 
 
+@pytest.mark.parametrize("done", [[], ["cpuset.cpus"]])
+def test_a_parent_that_somebody_else_is_still_making_will_do(cgroup: Cgroup, done: list[str]) -> None:
+    """What several make at the same time, each finds half done."""
+    root = cpuset()
+    parent = root + cgroup.path.rpartition("/")[0]
+    os.mkdir(parent)
+    for name in done:
+        files.write(f"{parent}/{name}", files.read(f"{root}/{name}").decode().strip())
+    cgroup.create({})
+    assert status_of(cgroup, lambda: None) == 0
+
+
+def cpuset() -> str:
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            if after.startswith("cgroup ") and "cpuset" in after.rstrip().rpartition(" ")[2].split(","):
+                return before.split(" ")[4]
+    pytest.skip("no cpuset of version 1")
+
+
 def may_open(path: str, flags: int) -> bool:
     try:
         os.close(os.open(path, flags))

@@ -287,10 +287,12 @@ def _make_parent(hierarchy: Hierarchy, path: str) -> None:
 
 
 def _inherit_cpuset(directory: str) -> None:
-    """A new cpuset has no CPUs and no memory nodes, and no process can enter it before it has."""
-    if files.read(f"{directory}/cpuset.cpus").strip():
+    """A new cpuset has no CPUs and no memory nodes, and no process can enter it before it has. One that somebody else has just made may
+    have but the first: whoever comes by does the rest."""
+    if files.read(f"{directory}/cpuset.mems").strip():
         return
     parent = directory.rpartition("/")[0]
+    _inherit_cpuset(parent)
     for name in ("cpuset.cpus", "cpuset.mems"):
         files.write(f"{directory}/{name}", files.read(f"{parent}/{name}").decode().strip())
 
