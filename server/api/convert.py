@@ -308,9 +308,16 @@ def log_entries(lines: Iterable[commands.LogLine]) -> runtime_pb2.GetLogsRespons
     return response
 
 
-def sample(value: commands.Sample) -> runtime_pb2.ContainerStats:
-    """What a container uses."""
-    return runtime_pb2.ContainerStats(
+def samples(values: Iterable[commands.Sample]) -> runtime_pb2.GetStatsResponse:
+    """What containers use."""
+    response = runtime_pb2.GetStatsResponse()
+    for value in values:
+        _add_sample(response, value)
+    return response
+
+
+def _add_sample(response: runtime_pb2.GetStatsResponse, value: commands.Sample) -> None:
+    response.stats.add(
         id=value.id,
         name=value.name,
         time=timestamp(value.time_ns),

@@ -183,7 +183,7 @@ class RuntimeService(runtime_pb2_grpc.RuntimeServiceServicer):
         command = commands.Stats(tuple(request.ids), request.stream, interval)
         async with aclosing(self._engine.stream(command, ctx.of(context))) as items:
             async for samples in items:
-                yield pb.GetStatsResponse(stats=[convert.sample(sample) for sample in samples])
+                yield convert.samples(samples)
 
     def _serialised(self, value: Container) -> bytes:
         """A list of this one alone: put one after the other, such lists are the list of all."""

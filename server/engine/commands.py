@@ -175,8 +175,7 @@ class ExecSync(Command[ExecResult]):
     privileged: bool = False
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What one container uses. See `moorage.v1.ContainerStats`."""
 
     id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.engine.commands import Sample
 from moorage.server.engine.job import Command
@@ -76,8 +76,7 @@ class DialPod(Command[socket.socket]):
     port: int
 
 
-@dataclass(frozen=True)
-class PodSample:
+class PodSample(NamedTuple):
     """What a pod uses as a whole, and each of its running containers."""
 
     pod: PodRecord

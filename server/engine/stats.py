@@ -28,7 +28,7 @@ from moorage.server.networkdriver.counters import Counters, read_counters
 T = TypeVar("T")
 
 FRESH_SECONDS = 0.05
-BATCH = 16
+BREATH_SECONDS = 0.002
 NO_COUNTERS = Counters(0, 0, 0, 0, 0, 0)
 Key = tuple[str, int]
 """Who has a cgroup, and since when: one that is started again has another."""
@@ -117,11 +117,12 @@ class Stats:
             return self._samples
         begun, links = time.monotonic(), read_counters()
         samples = {}
-        for number, (key, container) in enumerate(running.items()):
+        breath = begun
+        for key, container in running.items():
             stats = self._of_containers.read(key, container)
             if stats is not None:
                 samples[container.id] = self._one(container, stats, links, self._samples.get(container.id))
-            await _breathe(number)
+            breath = await _breathe(breath)
         self._of_containers.done(running.keys(), begun)
         self._samples = samples
         return samples
@@ -133,11 +134,12 @@ class Stats:
             return
         begun, links, inside = time.monotonic(), read_counters(), self._by_pod()
         samples = {}
-        for number, (key, pod) in enumerate(ready.items()):
+        breath = begun
+        for key, pod in ready.items():
             stats = self._of_pods.read(key, pod)
             if stats is not None:
                 samples[pod.id] = _pod(pod, stats, links, self._pod_samples.get(pod.id), tuple(inside[pod.id]))
-            await _breathe(number)
+            breath = await _breathe(breath)
         self._of_pods.done(ready.keys(), begun)
         self._pod_samples = samples
 
@@ -185,10 +187,12 @@ class Stats:
         )
 
 
-async def _breathe(number: int) -> None:
-    """Let other calls have their turn: the files of many are opened the first time."""
-    if number % BATCH == BATCH - 1:
-        await asyncio.sleep(0)
+async def _breathe(last: float) -> float:
+    """Let other calls have their turn when the last time is a while ago; answers when that is now."""
+    if time.monotonic() - last < BREATH_SECONDS:
+        return last
+    await asyncio.sleep(0)
+    return time.monotonic()
 
 
 def _pod(

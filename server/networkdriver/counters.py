@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # /proc/net is the namespace of the process's first thread; this is that of the thread which asks.
 DEVICES = Path("/proc/thread-self/net/dev")
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(NamedTuple):
     """What went through an interface, seen from inside the container."""
 
     rx_bytes: int
@@ -27,8 +26,10 @@ def read_counters(path: Path = DEVICES) -> dict[str, Counters]:
     What the host's end received is what the container sent, so the two are swapped.
     """
     found = {}
-    for line in path.read_text().splitlines()[2:]:
-        name, _, rest = line.partition(":")
-        sent_bytes, sent_packets, sent_errors, *_, got_bytes, got_packets, got_errors = map(int, rest.split()[:11])
-        found[name.strip()] = Counters(got_bytes, got_packets, got_errors, sent_bytes, sent_packets, sent_errors)
+    for line in path.read_bytes().splitlines()[2:]:
+        name, _, rest = line.partition(b":")
+        sent_bytes, sent_packets, sent_errors, *_, got_bytes, got_packets, got_errors = rest.split(maxsplit=11)[:11]
+        found[name.strip().decode()] = Counters(
+            int(got_bytes), int(got_packets), int(got_errors), int(sent_bytes), int(sent_packets), int(sent_errors)
+        )
     return found

@@ -138,16 +138,23 @@ def test_what_others_made_in_hierarchies_without_controllers_goes_too(tmp_path: 
     assert list(tmp_path.rglob("instance")) == []
 
 
+def parsed(parser: files.Parser, content: bytes) -> dict[str, int]:
+    values: dict[str, int] = {}
+    parser(content, values)
+    return values
+
+
 def test_no_limit_reads_as_0() -> None:
-    assert files.number("memory_limit")(b"9223372036854771712\n") == {"memory_limit": 0}
-    assert files.number("memory_limit")(b"4096\n") == {"memory_limit": 4096}
+    assert parsed(files.number("memory_limit"), b"9223372036854771712\n") == {"memory_limit": 0}
+    assert parsed(files.number("memory_limit"), b"4096\n") == {"memory_limit": 4096}
 
 
 def test_keyed_takes_whole_keys() -> None:
     content = b"inactive_file 1\ntotal_inactive_file 2\n"
-    assert files.keyed("memory_inactive_file", "inactive_file")(content) == {"memory_inactive_file": 1}
-    assert files.keyed("memory_inactive_file", "total_inactive_file")(content) == {"memory_inactive_file": 2}
-    assert files.keyed("oom_kills", "oom_kill")(b"oom_kill_disable 0\nunder_oom 0\noom_kill 4\n") == {"oom_kills": 4}
-    assert files.keyed("oom_kills", "absent")(content) == {"oom_kills": 0}
-    several = files.several(memory_inactive_file="total_inactive_file", memory_swap="absent")
-    assert several(content) == {"memory_inactive_file": 2, "memory_swap": 0}
+    assert parsed(files.keyed(memory_inactive_file="inactive_file"), content) == {"memory_inactive_file": 1}
+    assert parsed(files.keyed(memory_inactive_file="total_inactive_file"), content) == {"memory_inactive_file": 2}
+    assert files.value_of("oom_kill", b"oom_kill_disable 0\nunder_oom 0\noom_kill 4\n") == 4
+    assert files.value_of("absent", content) == 0
+    assert parsed(files.keyed(1000, cpu_usage_ns="usage_usec"), b"usage_usec 3\n") == {"cpu_usage_ns": 3000}
+    several = files.keyed(memory_inactive_file="total_inactive_file", memory_swap="absent")
+    assert parsed(several, content) == {"memory_inactive_file": 2, "memory_swap": 0}

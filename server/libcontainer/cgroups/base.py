@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Resources = Mapping[str, Any]
 """An OCI runtime-spec `linux.resources` object."""
@@ -37,8 +36,7 @@ class CgroupError(OSError):
         return f"cannot {self._doing} {what}: {os.strerror(self.errno or 0).lower()}"
 
 
-@dataclass(frozen=True)
-class CgroupStats:
+class CgroupStats(NamedTuple):
     """One reading: nanoseconds and bytes; counters count from the cgroup's creation; a limit of 0 is none."""
 
     cpu_usage_ns: int = 0

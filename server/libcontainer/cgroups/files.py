@@ -6,13 +6,13 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 
 from moorage.server.libcontainer.cgroups.base import CgroupError, CgroupStats
 
-Parser = Callable[[bytes], Mapping[str, int]]
-"""From a file's content to fields of CgroupStats."""
+Parser = Callable[[bytes, dict[str, int]], None]
+"""Adds what a file's content says to the fields of a CgroupStats."""
 
 REMOVE_SECONDS = 5.0
 FREEZE_SECONDS = 2.0
@@ -187,7 +187,7 @@ class FileSampler:
                 content = os.pread(fd, READ_SIZE, 0)
             except OSError as error:
                 raise CgroupError(error.errno or 0, "read", path) from error
-            values.update(parser(content))
+            parser(content, values)
         return CgroupStats(**values)
 
     def close(self) -> None:
@@ -198,9 +198,9 @@ class FileSampler:
 def number(field: str) -> Parser:
     """A file that holds one number; `max`, and what version 1 writes for "no limit", are 0."""
 
-    def parse(content: bytes) -> Mapping[str, int]:
+    def parse(content: bytes, values: dict[str, int]) -> None:
         value = 0 if content.startswith(b"max") else int(content)
-        return {field: 0 if value >= NO_LIMIT else value}
+        values[field] = 0 if value >= NO_LIMIT else value
 
     return parse
 
@@ -209,25 +209,21 @@ NO_LIMIT = (1 << 63) - (1 << 20)
 """Version 1's "none" is the largest multiple of the page size in 63 bits; pages have up to 64 KiB."""
 
 
-def keyed(field: str, key: str, factor: int = 1) -> Parser:
-    """A file of `key value` lines, of which one is wanted."""
-    needle = _needle(key)
+def keyed(factor: int = 1, **keys: str) -> Parser:
+    """A file of `key value` lines, of which some are wanted: keys by field. A key that is not there counts as 0."""
+    needles = [(field, _needle(key)) for field, key in keys.items()]
 
-    def parse(content: bytes) -> Mapping[str, int]:
-        return {field: _value(b"\n" + content, needle) * factor}
-
-    return parse
-
-
-def several(**keys: str) -> Parser:
-    """A file of `key value` lines, of which several are wanted: keys by field."""
-    needles = {field: _needle(key) for field, key in keys.items()}
-
-    def parse(content: bytes) -> Mapping[str, int]:
+    def parse(content: bytes, values: dict[str, int]) -> None:
         lines = b"\n" + content
-        return {field: _value(lines, needle) for field, needle in needles.items()}
+        for field, needle in needles:
+            values[field] = _value(lines, needle) * factor
 
     return parse
+
+
+def value_of(key: str, content: bytes) -> int:
+    """The value of one key in a file of `key value` lines; 0 where it is not there."""
+    return _value(b"\n" + content, _needle(key))
 
 
 def _needle(key: str) -> bytes:
@@ -235,7 +231,7 @@ def _needle(key: str) -> bytes:
 
 
 def _value(lines: bytes, needle: bytes) -> int:
-    """What follows the needle on its line; 0 where it is not there. Every line has a newline before it and one at its end."""
+    """What follows the needle on its line. Every line has a newline before it and one at its end."""
     at = lines.find(needle)
     if at < 0:
         return 0

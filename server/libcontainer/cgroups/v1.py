@@ -86,24 +86,24 @@ def _device(rule: Mapping[str, Any]) -> str:
     return "a" if kind == "a" else f"{kind} {major}:{minor} {rule.get('access') or 'rwm'}"
 
 
-def _io(content: bytes) -> Mapping[str, int]:
+def _io(content: bytes, values: dict[str, int]) -> None:
     """Lines `8:0 Read 4096`."""
     total = {b"Read": 0, b"Write": 0}
     for line in content.splitlines():
         words = line.split()
         if len(words) == 3 and words[1] in total:
             total[words[1]] += int(words[2])
-    return {"io_read_bytes": total[b"Read"], "io_write_bytes": total[b"Write"]}
+    values["io_read_bytes"], values["io_write_bytes"] = total[b"Read"], total[b"Write"]
 
 
 SOURCES: tuple[tuple[str, str, files.Parser], ...] = (
     ("cpuacct", "cpuacct.usage", files.number("cpu_usage_ns")),
-    ("cpu", "cpu.stat", files.keyed("cpu_throttled_ns", "throttled_time")),
+    ("cpu", "cpu.stat", files.keyed(cpu_throttled_ns="throttled_time")),
     ("memory", "memory.usage_in_bytes", files.number("memory_usage")),
     (
         "memory",
         "memory.stat",
-        files.several(
+        files.keyed(
             memory_inactive_file="total_inactive_file",
             memory_rss="total_rss",
             memory_swap="total_swap",
@@ -112,7 +112,7 @@ SOURCES: tuple[tuple[str, str, files.Parser], ...] = (
         ),
     ),
     ("memory", "memory.limit_in_bytes", files.number("memory_limit")),
-    ("memory", "memory.oom_control", files.keyed("oom_kills", "oom_kill")),
+    ("memory", "memory.oom_control", files.keyed(oom_kills="oom_kill")),
     ("pids", "pids.current", files.number("pids")),
     ("pids", "pids.max", files.number("pids_limit")),
     ("blkio", "blkio.throttle.io_service_bytes_recursive", _io),
@@ -251,7 +251,7 @@ class V1Cgroup:
             if error.errno in (errno.ENOENT, errno.ENODEV):
                 return 0
             raise
-        return files.keyed("oom_kills", "oom_kill")(content)["oom_kills"]
+        return files.value_of("oom_kill", content)
 
     def remove(self) -> None:
         roots = (*(hierarchy.root for hierarchy in self._hierarchies), *self._others)

@@ -91,30 +91,22 @@ def weight(shares: int) -> int:
     return math.ceil(10 ** ((exponent * exponent + 125 * exponent) / 612 - 7 / 34))
 
 
-_usage = files.keyed("cpu_usage_ns", "usage_usec", 1000)
-_throttled = files.keyed("cpu_throttled_ns", "throttled_usec", 1000)
-
-
-def _cpu_stat(content: bytes) -> Mapping[str, int]:
-    return {**_usage(content), **_throttled(content)}
-
-
-def _io(content: bytes) -> Mapping[str, int]:
+def _io(content: bytes, values: dict[str, int]) -> None:
     """Lines `8:0 rbytes=4096 wbytes=0 rios=1 …`."""
     total = {b"rbytes": 0, b"wbytes": 0}
     for word in content.split():
         key, _, value = word.partition(b"=")
         if key in total:
             total[key] += int(value)
-    return {"io_read_bytes": total[b"rbytes"], "io_write_bytes": total[b"wbytes"]}
+    values["io_read_bytes"], values["io_write_bytes"] = total[b"rbytes"], total[b"wbytes"]
 
 
 SOURCES: tuple[tuple[str, files.Parser], ...] = (
-    ("cpu.stat", _cpu_stat),
+    ("cpu.stat", files.keyed(1000, cpu_usage_ns="usage_usec", cpu_throttled_ns="throttled_usec")),
     ("memory.current", files.number("memory_usage")),
     (
         "memory.stat",
-        files.several(
+        files.keyed(
             memory_inactive_file="inactive_file",
             memory_rss="anon",
             page_faults="pgfault",
@@ -123,7 +115,7 @@ SOURCES: tuple[tuple[str, files.Parser], ...] = (
     ),
     ("memory.swap.current", files.number("memory_swap")),
     ("memory.max", files.number("memory_limit")),
-    ("memory.events", files.keyed("oom_kills", "oom_kill")),
+    ("memory.events", files.keyed(oom_kills="oom_kill")),
     ("pids.current", files.number("pids")),
     ("pids.max", files.number("pids_limit")),
     ("io.stat", _io),
@@ -185,8 +177,8 @@ class V2Cgroup:
 
     def _freeze(self) -> bool:
         files.write(f"{self._directory}/cgroup.freeze", "1")
-        events, frozen = f"{self._directory}/cgroup.events", files.keyed("frozen", "frozen")
-        return files.wait_until(lambda: frozen(files.read(events))["frozen"] == 1, files.FREEZE_SECONDS)
+        events = f"{self._directory}/cgroup.events"
+        return files.wait_until(lambda: files.value_of("frozen", files.read(events)) == 1, files.FREEZE_SECONDS)
 
     def thaw(self) -> None:
         files.write(f"{self._directory}/cgroup.freeze", "0")
@@ -198,7 +190,7 @@ class V2Cgroup:
             if error.errno in (errno.ENOENT, errno.ENODEV):
                 return 0
             raise
-        return files.keyed("oom_kills", "oom_kill")(content)["oom_kills"]
+        return files.value_of("oom_kill", content)
 
     def remove(self) -> None:
         files.remove(self._directory)
