@@ -6,16 +6,15 @@ import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import doing
 from moorage.server.libcontainer.mounts import MountOptions
 
 
-@dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(NamedTuple):
     """A hierarchy mounted on this machine, with the options of its super block; those of version 1 name its controllers."""
 
     version: int

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 KILL_ROUNDS = 5
 
@@ -39,7 +38,8 @@ def _family(root: int, candidates: Iterable[int]) -> set[int]:
 def _kinship(pid: int) -> tuple[int, int] | None:
     """Parent and session of a process, see proc(5); None when it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(fields[1]), int(fields[3])

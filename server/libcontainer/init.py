@@ -13,8 +13,7 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from moorage.server.libcontainer import (
     capabilities,
@@ -39,8 +38,7 @@ from moorage.server.libcontainer.paths import clean, open_directory, open_in_roo
 from moorage.server.libcontainer.usernamespaces import IdMaps, outside
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What to run. `process` is an OCI `process`; `stdio` are three descriptors, or None for a terminal or /dev/null."""
 
     process: Mapping[str, Any]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import StartError
@@ -60,8 +59,7 @@ _PROC_FILES = frozenset(
 """What may be covered by a mount below /proc: files that tell of resources, as LXCFS gives them."""
 
 
-@dataclass(frozen=True)
-class MountOptions:
+class MountOptions(NamedTuple):
     """The options of a mount, taken apart.
 
     `attributes` (MOUNT_ATTR_…) are set on the mount itself, `recursive_attributes` on those below it, too. `propagation` is MS_PRIVATE
@@ -76,8 +74,7 @@ class MountOptions:
     parameters: tuple[tuple[str, str | None], ...] = ()
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One mount: `kind` is a file system type, `bind`, or `cgroup` (the process's own control groups, read-only or not).
 
     Two kinds are not OCI's: `tree` attaches the detached mount that is open as descriptor `source`; `image` binds, read-only, the

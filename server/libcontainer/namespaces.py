@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.libcontainer import syscalls
 from moorage.server.libcontainer.errors import StartError, doing
@@ -22,8 +21,7 @@ _FLAGS = {
 ALL_BUT_PID = sum(flag for name, flag in _FLAGS.items() if name != "pid")
 
 
-@dataclass(frozen=True)
-class Namespaces:
+class Namespaces(NamedTuple):
     """What becomes of each kind of namespace; the mount namespace is always new, and made apart (emptyroom.py).
 
     `clone` are CLONE_NEW… flags for the fork, `join` are (flag, path) of those that exist, `pid_path` that of the pid

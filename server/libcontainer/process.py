@@ -11,8 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from moorage.server.libcontainer import channel, emptyroom, namespaces, protect, syscalls, usernamespaces
 from moorage.server.libcontainer.cgroups import Cgroup
@@ -29,8 +28,7 @@ __all__ = ["Process", "StartError", "Stdio", "execute", "exit_code", "start"]
 KILLED = 128
 
 
-@dataclass(frozen=True)
-class Stdio:
+class Stdio(NamedTuple):
     """Descriptors that become 0, 1 and 2; they stay open in the caller."""
 
     stdin: int
@@ -38,8 +36,7 @@ class Stdio:
     stderr: int
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A running child of the caller, which waits for it and closes `pidfd` and `console`.
 
     `pid` is the caller's number for it. `console` is the master of its terminal when `process.terminal` was set. `user` is whom it began
@@ -155,8 +152,7 @@ def _run(
     return follow(fork(flags, pid_namespace, when, body), stage)
 
 
-@dataclass(frozen=True)
-class Child:
+class Child(NamedTuple):
     """A fork on its way to its command, and our end of the socket to it."""
 
     pid: int

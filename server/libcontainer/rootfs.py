@@ -12,8 +12,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.libcontainer import cgroupfs, devices, emptyroom, syscalls
 from moorage.server.libcontainer.errors import StartError, doing
@@ -34,8 +33,7 @@ _IMAGE_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | sy
 _ORDINARY_PROPAGATION = syscalls.MS_REC | syscalls.MS_PRIVATE
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One of the mounts that make a root file system; `kind` is a file system type or `bind`."""
 
     kind: str
@@ -43,8 +41,7 @@ class Layer:
     options: MountOptions
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What `enter` and `seal` do, read from a config beforehand: in the parent, for a child pays for each page that it touches first."""
 
     layers: Sequence[Layer]

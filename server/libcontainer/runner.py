@@ -28,8 +28,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from moorage.server.libcontainer import init, memory, process, protect, syscalls, usernamespaces
 from moorage.server.libcontainer.cgroupfs import Home
@@ -50,8 +49,7 @@ _FDS = 5
 _STATUS = struct.Struct("=i")
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """What a runner finds in the process that it is a fork of."""
 
     cgroups: CgroupManager

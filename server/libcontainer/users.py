@@ -6,8 +6,7 @@ The files are parsed here: the C library's look-ups would load name service modu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.errors import NOT_EXECUTABLE, StartError
 from moorage.server.libcontainer.paths import read_file
@@ -18,8 +17,7 @@ MAX_ID = (1 << 31) - 1
 MAX_FILE_SIZE = 4 << 20
 
 
-@dataclass(frozen=True)
-class PasswdEntry:
+class PasswdEntry(NamedTuple):
     """A line of passwd(5)."""
 
     name: str
@@ -28,8 +26,7 @@ class PasswdEntry:
     home: str
 
 
-@dataclass(frozen=True)
-class GroupEntry:
+class GroupEntry(NamedTuple):
     """A line of group(5)."""
 
     name: str
@@ -37,8 +34,7 @@ class GroupEntry:
     members: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """What a process's credentials are to be."""
 
     uid: int

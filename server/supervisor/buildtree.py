@@ -15,7 +15,6 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 from moorage.server.libcontainer import rootfs, syscalls
@@ -293,7 +292,7 @@ class PlacedStream(TarStream):
 
     def __iter__(self) -> Iterator[Entry]:
         for entry in super().__iter__():
-            changed = replace(entry, name=self._placed(entry.name))
+            changed = entry.replace(name=self._placed(entry.name))
             if entry.kind == tarstream.HARDLINK:
                 changed.link = self._placed(entry.link)
             if self._owner is not None:
@@ -442,7 +441,7 @@ class Taker(Packer):
             return
         if self._prefix:
             link = self._prefix + entry.link if entry.kind == tarstream.HARDLINK else entry.link
-            entry = replace(entry, name=self._prefix + entry.name, link=link)
+            entry = entry.replace(name=self._prefix + entry.name, link=link)
         super()._add(entry, data)
 
 

@@ -16,7 +16,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.channel import StageListener
@@ -117,8 +116,9 @@ def _create(
 
 def created(directory: str) -> int:
     """The pid of the process that a runtime has made. Raises StartError."""
-    with doing("read the pid that the runtime wrote to", f"{directory}/{PID_FILE}"):
-        return int(Path(directory, PID_FILE).read_text())
+    path = f"{directory}/{PID_FILE}"
+    with doing("read the pid that the runtime wrote to", path), open(path) as file:
+        return int(file.read())
 
 
 def run_on_terminal(runtime: Runtime, directory: str, *arguments: str, identity: str) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from pathlib import Path
 
 LEAST = -999
 
-_OWN = Path("/proc/self/oom_score_adj")
+_OWN = "/proc/self/oom_score_adj"
 
 
 @functools.cache
@@ -17,16 +16,22 @@ def usual() -> int:
 
     First asked for in the spawner, before `protect`; forks remember it.
     """
-    return max(0, int(_OWN.read_text()))
+    with open(_OWN) as file:
+        return max(0, int(file.read()))
 
 
 def protect() -> None:
     """Be the last to be killed, where that is allowed (CAP_SYS_RESOURCE). Children inherit it."""
     usual()
     with contextlib.suppress(PermissionError):
-        _OWN.write_text(str(LEAST))
+        _write(LEAST)
 
 
 def unprotect() -> None:
     """Be killed like any other."""
-    _OWN.write_text(str(usual()))
+    _write(usual())
+
+
+def _write(score: int) -> None:
+    with open(_OWN, "w") as file:
+        file.write(str(score))

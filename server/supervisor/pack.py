@@ -17,7 +17,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from moorage.server.libcontainer import rootfs, syscalls
@@ -180,7 +179,7 @@ class Packer:
         if status.st_nlink > 1:
             first = self._links.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                self._add(replace(self._entry(path, status, {}), kind=HARDLINK, link=first, size=0))
+                self._add(self._entry(path, status, {}).replace(kind=HARDLINK, link=first, size=0))
                 return
         if stat.S_ISREG(status.st_mode):
             self._regular(path, name, status, fd)

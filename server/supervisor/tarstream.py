@@ -12,8 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -46,24 +45,48 @@ class TarError(Exception):
     """The archive is damaged, cut short, or uses what is not supported; the message names entry and offset."""
 
 
-@dataclass(slots=True)
 class Entry:
     """One member. `size` is the length of its data in the archive, `real_size` the file's length, `offset` where its header stands."""
 
-    name: bytes
-    kind: bytes
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime_ns: int
-    link: bytes
-    major: int
-    minor: int
-    offset: int
-    real_size: int = 0
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    segments: Segments | None = None
+    __slots__ = (
+        *("name", "kind", "mode", "uid", "gid", "size", "mtime_ns", "link", "major", "minor", "offset"),
+        *("real_size", "xattrs", "segments"),
+    )
+
+    def __init__(
+        self,
+        name: bytes,
+        kind: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        size: int,
+        mtime_ns: int,
+        link: bytes,
+        major: int,
+        minor: int,
+        offset: int,
+        *,
+        real_size: int = 0,
+        xattrs: dict[bytes, bytes] | None = None,
+        segments: Segments | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.mode = mode
+        self.uid, self.gid = uid, gid
+        self.size = size
+        self.mtime_ns = mtime_ns
+        self.link = link
+        self.major, self.minor = major, minor
+        self.offset = offset
+        self.real_size = real_size
+        self.xattrs: dict[bytes, bytes] = {} if xattrs is None else xattrs
+        self.segments = segments
+
+    def replace(self, **changes: Any) -> Entry:
+        """Another with other values."""
+        return Entry(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
     def describe(self) -> str:
         return f'entry "{printable(self.name)}" at offset {self.offset}'

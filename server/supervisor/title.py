@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from pathlib import Path
 
 
 @cache
 def argument_area() -> tuple[int, int]:
     """Address and size of the arguments' strings, see proc(5), arg_start and arg_end. A fork has them at the same place."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
     return start, end - start
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ BPF_PROG_ATTACH = 8
 BPF_PROG_TYPE_CGROUP_DEVICE = 15
 BPF_CGROUP_DEVICE = 6
 BPF_F_ALLOW_MULTI = 2
-SYS_BPF = {"x86_64": 321}.get(platform.machine(), 280)
+SYS_BPF = {"x86_64": 321}.get(os.uname().machine, 280)
 
 Rule = Mapping[str, Any]
 """One of OCI `linux.resources.devices`: allow, type, major, minor, access."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.cgroups import files
 from moorage.server.libcontainer.cgroups.base import CgroupError, CgroupStats, Resources, Sampler, checked
@@ -18,16 +17,14 @@ CONTROLLERS = frozenset({"cpu", "cpuacct", "memory", "pids", "devices", "freezer
 MEMSW = "memory.memsw.limit_in_bytes"
 
 
-@dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(NamedTuple):
     """One mounted version 1 file system; paths of cgroups are below `root`."""
 
     root: str
     controllers: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One write of one value. Of several `files` the first that exists is taken; when none does, `optional` says it is fine."""
 
     controller: str

@@ -7,8 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moorage.server.libcontainer.cgroups import devices, files
 from moorage.server.libcontainer.cgroups.base import CgroupError, CgroupStats, Resources, Sampler, checked
@@ -16,8 +15,7 @@ from moorage.server.libcontainer.cgroups.base import CgroupError, CgroupStats, R
 CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One write of one value; when the file is not there, `optional` says it is fine."""
 
     file: str
