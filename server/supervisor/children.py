@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
-import traceback
+import sys
 from collections.abc import Callable, Sequence
 
 from moorage.server.libcontainer import syscalls
@@ -28,10 +28,15 @@ def forked(main: Callable[[list[int]], None], fds: Sequence[int]) -> int:
         signal.set_wakeup_fd(-1)
         main(_keep_only(fds))
         status = 0
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        print_traceback(error)
     finally:
         os._exit(status)
+
+
+def print_traceback(error: BaseException) -> None:
+    """On stderr. Not by the module for that, which every fork would have a share in."""
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _keep_only(fds: Sequence[int]) -> list[int]:

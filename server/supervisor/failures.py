@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import traceback
 from typing import Any
 
 from moorage.server.libcontainer.process import StartError
@@ -39,8 +38,8 @@ def describe(error: Exception) -> dict[str, Any]:
 
 
 def _place(error: Exception) -> str:
-    # Not by `traceback`, which reads the source: by now its path may lead into a file system that is not ours.
-    last = None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        last = f"{frame.f_code.co_name}, line {line}"
-    return last or "nowhere"
+    # The source is not read: by now its path may lead into a file system that is not ours.
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return f"{at.tb_frame.f_code.co_name}, line {at.tb_lineno}" if at else "nowhere"

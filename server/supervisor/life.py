@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from moorage.server.libcontainer import cgroups, interfaces, memory, sharedmemor
 from moorage.server.libcontainer.ahead import fork_ahead
 from moorage.server.libcontainer.cgroups import CgroupManager
 from moorage.server.supervisor import handover, keeper, namespaces, oom
+from moorage.server.supervisor.children import print_traceback
 from moorage.server.supervisor.container import Surroundings
 from moorage.server.supervisor.failures import describe
 from moorage.server.supervisor.keeper import BACKLOG
@@ -168,8 +168,8 @@ def _live(directory: int, begin: Callable[[], Loop]) -> None:
     """Look after a pod to its end."""
     try:
         begin().run()
-    except BaseException:
-        _record_crash(directory)
+    except BaseException as error:
+        _record_crash(directory, error)
         raise
     finally:
         # Who has removed the pod may be deleting its directory already.
@@ -203,7 +203,7 @@ def cgroup_manager() -> CgroupManager:
     return cgroups.detect()
 
 
-def _record_crash(directory: int) -> None:
+def _record_crash(directory: int, error: BaseException) -> None:
     fd = os.open(CRASH_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    with open(fd, "w") as file:
-        traceback.print_exc(file=file)
+    with open(fd, "w") as file, contextlib.redirect_stderr(file):
+        print_traceback(error)
