@@ -341,10 +341,10 @@ def seal(root: int, plan: Plan) -> None:
     for path in plan.read_only_paths:
         _make_read_only(root, path)
     if plan.masked_paths:
-        null = devices.open_null(root)
-        for path in plan.masked_paths:
-            _mask(root, path, null)
-        os.close(null)
+        with ExitStack() as stack:
+            covers = _Covers(root, stack)
+            for path in plan.masked_paths:
+                _mask(root, path, covers)
     if plan.read_only:
         with doing("make read-only", "/"):
             syscalls.mount_setattr(root, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
@@ -364,26 +364,44 @@ def _make_read_only(root: int, path: str) -> None:
             os.close(target)
 
 
-def _mask(root: int, path: str, null: int) -> None:
+def _mask(root: int, path: str, covers: _Covers) -> None:
     with doing("mask", path):
         target = _open_if_there(root, path)
         if target is None:
             return
         try:
-            cover = _cover(target, null)
+            cover = covers.of(target)
             syscalls.move_mount(cover, target)
             os.close(cover)
         finally:
             os.close(target)
 
 
-def _cover(target: int, null: int) -> int:
-    """What hides a masked path: an empty directory, or the null device, which nobody may change the mode of."""
-    if stat.S_ISDIR(os.fstat(target).st_mode):
-        return emptyroom.nothing(syscalls.MOUNT_ATTR_RDONLY)
-    cover = syscalls.open_tree(null, "", recursive=False)
-    syscalls.mount_setattr(cover, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-    return cover
+class _Covers:
+    """What hides masked paths: an empty directory, the same for all, or the null device, which nobody may change the mode of."""
+
+    def __init__(self, root: int, stack: ExitStack) -> None:
+        self._null = devices.open_null(root)
+        stack.callback(os.close, self._null)
+        self._nothing: int | None = None
+        self._stack = stack
+
+    def of(self, target: int) -> int:
+        """A detached mount to cover `target` with, before the next one is asked for."""
+        if not stat.S_ISDIR(os.fstat(target).st_mode):
+            return _read_only_copy(self._null)
+        if self._nothing is not None:
+            # Which is attached by now: what is detached cannot be copied before Linux 6.15.
+            return _read_only_copy(self._nothing)
+        self._nothing = emptyroom.nothing(syscalls.MOUNT_ATTR_RDONLY)
+        self._stack.callback(os.close, self._nothing)
+        return os.dup(self._nothing)
+
+
+def _read_only_copy(mount: int) -> int:
+    copy = syscalls.open_tree(mount, "", recursive=False)
+    syscalls.mount_setattr(copy, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+    return copy
 
 
 def _open_if_there(root: int, path: str) -> int | None:

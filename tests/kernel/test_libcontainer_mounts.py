@@ -95,6 +95,18 @@ def test_masked_and_read_only_paths(image: Image) -> None:
 
 
 @supervised
+def test_masked_directories_are_empty_and_stay_so(image: Image) -> None:
+    for name in ("srv/one/deep", "srv/two", "srv/three"):
+        (image.lower / name).mkdir(parents=True)
+        (image.lower / name / "secret").write_text("secret")
+    masked = ["/srv/one", "/srv/one/deep", "/srv/two", "/srv/three"]
+    script = "cd /srv; ls -A one three two; for name in one two three; do touch $name/x || echo kept $name; done"
+    lines = run(image, config(sh(script), maskedPaths=masked)).output.splitlines()
+    told = [line for line in lines if line and not line.startswith(("touch", "sh:"))]
+    assert told == ["one:", "three:", "two:", "kept one", "kept two", "kept three"], lines
+
+
+@supervised
 def test_read_only_root(image: Image) -> None:
     asked = {
         **config(sh("echo x > /etc/x || echo x > /dev/x && echo dev; pwd", cwd="/made")),
