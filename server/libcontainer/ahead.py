@@ -2,8 +2,8 @@
 
     parent                                       child, process 1 of a new pid namespace
       fork_ahead ──────────────────────────────▶  waits, with nothing open but its socket
-      start: one packet, JSON NUL filter, and ─▶  makes the cgroup and the container around itself, and becomes its command
-             descriptors, see `start`
+      start: one packet, JSON NUL config NUL ──▶  makes the cgroup and the container around itself, and becomes its command
+             filter, and descriptors, see `start`
       (closes the socket) ─────────────────────▶  ends
 
 The fork, the copies of the pages that a start writes to, and a mount namespace are paid for while nobody waits. That is an empty one:
@@ -63,7 +63,6 @@ def order(
     gets these.
     """
     content = {
-        "config": config,
         "rootfs": rootfs,
         "cgroup": cgroup,
         "init": init,
@@ -71,7 +70,7 @@ def order(
         "shares_memory": shares_memory,
         "gated": gated,
     }
-    packet = json.dumps(content).encode() + _NUL + (seccomp or b"")
+    packet = _NUL.join((json.dumps(content).encode(), config.encode(), seccomp or b""))
     return packet if len(packet) <= MAX_ORDER else None
 
 
@@ -110,9 +109,9 @@ def _wait(report: Reporter, cgroups: CgroupManager) -> NoReturn:
     if not packet:
         os._exit(0)
     report.stage("prepare")
-    text, _, program = packet.partition(_NUL)
-    content = json.loads(text)
-    config = json.loads(content["config"])
+    # Of these a filter alone may have such bytes in it.
+    text, config_text, program = packet.split(_NUL, 2)
+    content, config = json.loads(text), json.loads(config_text)
     for name, value in content["defaults"].items():
         config["process"].setdefault(name, value)
     gate = fds.pop() if content["gated"] else None

@@ -87,9 +87,8 @@ def clone_trees(stack: ExitStack) -> dict[str, int]:
 
 def attach(target: int, trees: Mapping[str, int], options: MountOptions) -> None:
     """Mount the trees on or below the directory `target`, with the attributes of `options`."""
-    for tree in trees.values():
-        syscalls.mount_setattr(tree, options.attributes, propagation=syscalls.MS_PRIVATE, recursive=False)
     if "" in trees:
+        _set_attributes(trees[""], options)
         syscalls.move_mount(trees[""], target)
         return
     base = syscalls.new_mount(
@@ -99,18 +98,18 @@ def attach(target: int, trees: Mapping[str, int], options: MountOptions) -> None
         syscalls.move_mount(base, target)
         for name, tree in trees.items():
             _attach_hierarchy(base, name, tree)
-        syscalls.mount_setattr(base, options.attributes, recursive=False)
+        _set_attributes(base, options)
     finally:
         os.close(base)
 
 
 def _attach_hierarchy(base: int, name: str, tree: int) -> None:
     os.mkdir(name, 0o755, dir_fd=base)
-    directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
-    try:
-        syscalls.move_mount(tree, directory)
-    finally:
-        os.close(directory)
+    syscalls.move_mount(tree, base, name)
     for controller in name.split(","):
         if controller != name:
             os.symlink(name, controller, dir_fd=base)
+
+
+def _set_attributes(top: int, options: MountOptions) -> None:
+    syscalls.mount_setattr(top, options.attributes, propagation=syscalls.MS_PRIVATE, recursive=True)

@@ -309,10 +309,10 @@ def new_mount(kind: str, source: str, parameters: list[tuple[str, str | None]], 
         os.close(context)
 
 
-def move_mount(mount_fd: int, target_fd: int) -> None:
-    """Attach a detached mount on what `target_fd` (O_PATH will do) refers to."""
-    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    _checked(_move_mount(mount_fd, b"", target_fd, b"", flags))
+def move_mount(mount_fd: int, target_fd: int, name: str = "") -> None:
+    """Attach a detached mount on what `target_fd` (O_PATH will do) refers to, or on `name` in that directory, if that is no link."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (0 if name else _MOVE_MOUNT_T_EMPTY_PATH)
+    _checked(_move_mount(mount_fd, b"", target_fd, os.fsencode(name), flags), name or None)
 
 
 def map_mount(fd: int, user_namespace: int) -> None:
