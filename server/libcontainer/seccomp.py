@@ -9,11 +9,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+from moorage.server.libcontainer.seccomp_compact import (
+    INSTRUCTION,
+    JUMP_IF_EQUAL,
+    JUMP_IF_GREATER_OR_EQUAL,
+    LOAD_WORD,
+    OFFSET_ARCH,
+    OFFSET_NR,
+    RETURN,
+    compact,
+)
 
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
@@ -46,14 +56,6 @@ OPERATORS = {
     "SCMP_CMP_MASKED_EQ": 7,
 }
 
-INSTRUCTION = struct.Struct("=HBBI")
-"""struct sock_filter: code, jump if true, jump if false, k."""
-LOAD_WORD = 0x20
-JUMP_IF_EQUAL = 0x15
-JUMP_IF_GREATER_OR_EQUAL = 0x35
-RETURN = 0x06
-OFFSET_NR = 0
-OFFSET_ARCH = 4
 X32_SYSCALL_BIT = 0x40000000
 
 
@@ -93,6 +95,7 @@ def compile(profile: Mapping[str, Any]) -> bytes:
         program = _export(context)
     if default & 0xFFFF0000 == ACTIONS["SCMP_ACT_ERRNO"]:
         program = _refuse_newer(program)
+    program = compact(program)
     if len(program) // INSTRUCTION.size > BPF_MAXINSNS:
         raise SeccompError(
             f"seccomp profile is too large: {len(program) // INSTRUCTION.size} of {BPF_MAXINSNS} instructions"

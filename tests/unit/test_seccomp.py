@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import random
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage.server.libcontainer import capabilities, seccomp
-from moorage.server.libcontainer.seccomp_default import default_profile
+from moorage.server.libcontainer import capabilities, seccomp, seccomp_compact, seccomp_default
+from moorage.server.libcontainer.seccomp_default import AF_VSOCK, default_profile
 
-X86_64, I386 = 0xC000003E, 0x40000003
+X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
+X32 = 0x40000000
 ALLOW, KILL = 0x7FFF0000, 0
 EPERM, ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 SOCKET, CLONE, MOUNT, PERSONALITY, REBOOT, UNSHARE, CLONE3 = 41, 56, 165, 135, 169, 272, 435
@@ -29,11 +32,16 @@ JUMPS: dict[int, Callable[[int, int], bool]] = {
 }
 
 
+@cache
+def decoded(program: bytes) -> list[tuple[int, int, int, int]]:
+    return list(seccomp_compact.INSTRUCTION.iter_unpack(program))
+
+
 def run(program: bytes, number: int, *args: int, arch: int = X86_64) -> int:
     """What the kernel would do: the filter's 32-bit result."""
     padded = [*args, *[0] * (6 - len(args))]
     data = struct.pack("=IIQ6Q", number, arch, 0, *padded)
-    instructions = list(seccomp.INSTRUCTION.iter_unpack(program))
+    instructions = decoded(program)
     accumulator, position = 0, 0
     while True:
         code, if_true, if_false, k = instructions[position]
@@ -175,3 +183,76 @@ def test_comparisons_of_several_arguments_must_all_hold() -> None:
 def test_invalid_profiles_are_named(broken: dict[str, Any], message: str) -> None:
     with pytest.raises(seccomp.SeccompError, match=message):
         seccomp.compile(broken)
+
+
+# --- shorter programs --------------------------------------------------------------------------------------------------
+
+NAMES = sorted({*seccomp_default.ALLOWED, "mount", "clone", "keyctl", "bpf", "reboot", "no_such_call"})
+NUMBERS = (*range(520), *range(X32, X32 + 560), X32 - 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+VALUES = (0, 1, AF_VSOCK, 0x28 | 1 << 32, CLONE_NEWUSER, 0x20008, 0xFFFFFFFF, (1 << 64) - 1)
+bounds = st.tuples(st.integers(0, len(NAMES)), st.integers(0, len(NAMES)))
+names: st.SearchStrategy[Any] = bounds.map(lambda pair: NAMES[min(pair) : max(pair) + 1])
+comparisons: st.SearchStrategy[Any] = st.builds(
+    dict,
+    index=st.integers(0, 5),
+    value=st.sampled_from(VALUES),
+    valueTwo=st.sampled_from(VALUES),
+    op=st.sampled_from(sorted(seccomp.OPERATORS)),
+)
+rules: st.SearchStrategy[Any] = st.builds(
+    dict,
+    names=names,
+    action=st.sampled_from(["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_LOG", "SCMP_ACT_TRAP"]),
+    args=st.lists(comparisons, max_size=2),
+)
+profiles: st.SearchStrategy[Any] = st.builds(
+    dict,
+    defaultAction=st.sampled_from(["SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "SCMP_ACT_KILL_PROCESS"]),
+    architectures=st.sampled_from([[], ["SCMP_ARCH_X86_64"], seccomp_default.ARCHITECTURES["x86_64"]]),
+    syscalls=st.lists(rules, max_size=6),
+)
+
+
+def same_answers(long: bytes, short: bytes, draw: random.Random) -> None:
+    for arch in (X86_64, I386, AARCH64, 0, 0xFFFFFFFF):
+        for number in NUMBERS:
+            args = [draw.choice(VALUES) for _ in range(6)]
+            assert run(long, number, *args, arch=arch) == run(short, number, *args, arch=arch), (
+                hex(arch),
+                number,
+                args,
+            )
+
+
+def as_libseccomp_has_it(profile: dict[str, Any]) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seccomp, "compact", lambda program: program)
+        return seccomp.compile(profile)
+
+
+@pytest.mark.parametrize("granted", [frozenset(), capabilities.DEFAULT, frozenset(capabilities.ALL)])
+def test_a_shorter_program_answers_the_same(granted: frozenset[str]) -> None:
+    profile = default_profile(granted, "x86_64")
+    long, short = as_libseccomp_has_it(profile), seccomp.compile(profile)
+    assert len(short) * 2 < len(long)
+    same_answers(long, short, random.Random(7))
+
+
+@settings(max_examples=30, deadline=None)
+@given(profiles, st.integers(0, 1 << 32))
+def test_a_shorter_program_of_any_profile_answers_the_same(profile: dict[str, Any], seed: int) -> None:
+    try:
+        long = as_libseccomp_has_it(profile)
+    except seccomp.SeccompError:
+        return  # rules that libseccomp has no way to put together
+    short = seccomp.compile(profile)
+    assert len(short) <= len(long)
+    same_answers(long, short, random.Random(seed))
+
+
+@pytest.mark.parametrize("code", [0x45, 0x54, 0x30, 0x07])
+def test_a_program_of_another_kind_is_left_alone(code: int) -> None:
+    """A bit test of the number, arithmetic with it, a load of a byte, a register."""
+    instructions = [(0x20, 0, 0, 0), (code, 0, 0, 0x40), (0x15, 0, 1, 1), (0x06, 0, 0, KILL), (0x06, 0, 0, ALLOW)]
+    program = b"".join(seccomp_compact.INSTRUCTION.pack(*each) for each in instructions)
+    assert seccomp_compact.compact(program) == program
