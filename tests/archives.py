@@ -12,10 +12,11 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moorage.server.graph.drivers.base import MOUNT_POINTS, RootfsMount
+from moorage.server.graph.drivers.base import RootfsMount
 
 MS_BIND = 1 << 12
 MTIME = "1700000000.123456789"
@@ -133,7 +134,7 @@ def describe_entry(path: str, links: dict[tuple[int, int], str]) -> dict[str, An
 
 def in_rootfs(mounts: Iterable[RootfsMount], target: Path, commands: str = "") -> dict[str, dict[str, Any]]:
     """`raw_in_rootfs` without what drivers may add to an image."""
-    return without_mount_points(raw_in_rootfs(mounts, target, commands))
+    return raw_in_rootfs(without_mount_points(mounts), target, commands)
 
 
 def raw_in_rootfs(mounts: Iterable[RootfsMount], target: Path, commands: str = "") -> dict[str, dict[str, Any]]:
@@ -152,17 +153,17 @@ def raw_in_rootfs(mounts: Iterable[RootfsMount], target: Path, commands: str = "
     return tree
 
 
-def without_mount_points(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The tree without those of MOUNT_POINTS that are as drivers add them: empty, with the usual mode, root's."""
-    left = dict(tree)
-    for place in reversed(MOUNT_POINTS):
-        name = place.rstrip("/")
-        entry = left.get(name, {})
-        mode = stat.S_IFDIR | 0o755 if place.endswith("/") else stat.S_IFREG | 0o644
-        usual = (entry.get("mode"), entry.get("owner"), entry.get("size", 0)) == (oct(mode), "0:0", 0)
-        if usual and not any(path.startswith(f"{name}/") for path in left):
-            del left[name]
-    return left
+def without_mount_points(mounts: Iterable[RootfsMount]) -> list[RootfsMount]:
+    """The mounts of a root file system that has nothing in it but what is the image's and the container's."""
+    return [replace(mount, options=tuple(map(_images_alone, mount.options))) for mount in mounts]
+
+
+def _images_alone(option: str) -> str:
+    key, _, directories = option.partition("=")
+    if key != "lowerdir":
+        return option
+    lower = [path for path in directories.split(":") if not path.endswith("/overlay/mountpoints")]
+    return f"lowerdir={':'.join(lower) or directories.replace('mountpoints', 'empty')}"
 
 
 def mount_and_describe() -> None:
