@@ -389,19 +389,15 @@ class _Covers:
     def of(self, target: int) -> int:
         """A detached mount to cover `target` with, before the next one is asked for."""
         if not stat.S_ISDIR(os.fstat(target).st_mode):
-            return _read_only_copy(self._null)
+            cover = syscalls.open_tree(self._null, "", recursive=False)
+            syscalls.mount_setattr(cover, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+            return cover
         if self._nothing is not None:
             # Which is attached by now: what is detached cannot be copied before Linux 6.15.
-            return _read_only_copy(self._nothing)
+            return syscalls.open_tree(self._nothing, "", recursive=False)
         self._nothing = emptyroom.nothing(syscalls.MOUNT_ATTR_RDONLY)
         self._stack.callback(os.close, self._nothing)
         return os.dup(self._nothing)
-
-
-def _read_only_copy(mount: int) -> int:
-    copy = syscalls.open_tree(mount, "", recursive=False)
-    syscalls.mount_setattr(copy, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-    return copy
 
 
 def _open_if_there(root: int, path: str) -> int | None:

@@ -1,7 +1,7 @@
 """Shorter programs for system call filters.
 
-libseccomp compares with the numbers of system calls one by one, three instructions for two of them, for each architecture. But most of a
-profile are runs of numbers that get the same answer: a search among the runs takes a quarter of the instructions. The kernel checks and
+libseccomp compares with the numbers of system calls one by one, for each architecture. But most of a profile are runs of numbers that get
+the same answer: a search among the runs takes a third of the instructions. The kernel checks and
 compiles them all whenever a filter is loaded, which every container and every command in one waits for.
 """
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from moorage.server.libcontainer import cgroups
+from moorage.server.libcontainer import cgroupfs, cgroups
 from moorage.server.libcontainer.cgroups import Cgroup, CgroupError, CgroupManager, files, v2
 
 pytestmark = pytest.mark.kernel
@@ -320,11 +320,9 @@ def test_a_parent_that_somebody_else_is_still_making_will_do(cgroup: Cgroup, don
 
 
 def cpuset() -> str:
-    with open("/proc/self/mountinfo") as file:
-        for line in file:
-            before, _, after = line.partition(" - ")
-            if after.startswith("cgroup ") and "cpuset" in after.rstrip().rpartition(" ")[2].split(","):
-                return before.split(" ")[4]
+    for hierarchy in cgroupfs.hierarchies():
+        if hierarchy.version == 1 and "cpuset" in hierarchy.options:
+            return hierarchy.mount_point
     pytest.skip("no cpuset of version 1")
 
 

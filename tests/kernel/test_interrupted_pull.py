@@ -6,12 +6,12 @@ import random
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from tests.criclient import until
 from tests.daemon import Daemon
 from tests.images import build_busybox, push, tar_layer
 from tests.registry import LoopbackRegistry
@@ -118,10 +118,7 @@ def stored(daemon: Daemon) -> int:
 def wait_until_held(daemon: Daemon, gate: Gate) -> None:
     """Wait until the gate holds, and what has passed it is not in the sockets on the way any more but with the daemon."""
     assert gate.reached.wait(60)
-    end = time.monotonic() + 60
-    while stored(daemon) < STORED:
-        assert time.monotonic() < end, "the daemon does not store what has passed the gate"
-        time.sleep(0.01)
+    until(lambda: stored(daemon) >= STORED, 60)
 
 
 def resumes(daemon: Daemon, gate: Gate) -> None:

@@ -218,9 +218,8 @@ class OverlayDriver:
     def rootfs(self, container_id: str) -> tuple[RootfsMount, ...]:
         path = self._container(container_id)
         record = _container_record(path)
-        lower = [str(self._diff(chain_id)) for chain_id in self._visible(record.parent)]
         options = (
-            f"lowerdir={':'.join([*lower, str(self._mount_points)])}",
+            f"lowerdir={':'.join([*self._lower(record.parent), str(self._mount_points)])}",
             f"upperdir={path / 'upper'}",
             f"workdir={path / 'work'}",
             *self._mount_options(container_id, path, record),
@@ -231,8 +230,7 @@ class OverlayDriver:
         # The upper directory as one more lower one: it may be in use by another mount.
         path = self._container(container_id)
         record = _container_record(path)
-        lower = [str(self._diff(chain_id)) for chain_id in self._visible(record.parent)]
-        dirs = ":".join([str(path / "upper"), *(lower or [str(self._empty)])])
+        dirs = ":".join([str(path / "upper"), *(self._lower(record.parent) or [str(self._empty)])])
         options = METACOPY if record.metacopy else self._plain
         mount = RootfsMount("overlay", "overlay", (f"lowerdir={dirs}", "ro", *options))
         return self._confined.export((mount,), sink, cancel)
@@ -255,7 +253,7 @@ class OverlayDriver:
 
     def view(self, chain_id: str) -> tuple[RootfsMount, ...]:
         self._settle(self._chain(chain_id))
-        lower = [str(self._diff(each)) for each in self._visible(chain_id)] or [str(self._empty)]
+        lower = self._lower(chain_id) or [str(self._empty)]
         if len(lower) == 1:
             return (RootfsMount("bind", lower[0], ("bind", "ro")),)
         return (RootfsMount("overlay", "overlay", (f"lowerdir={':'.join(lower)}", "ro", *self._plain)),)
@@ -343,6 +341,10 @@ class OverlayDriver:
             top = self._record(top).parent
         return chain
 
+    def _lower(self, top: str) -> list[str]:
+        """The directories of the layers that are visible."""
+        return [str(self._diff(chain_id)) for chain_id in self._visible(top)]
+
     def _visible(self, top: str) -> list[str]:
         """The layers from the top down to the first whose root hides all below: the kernel does not look for that mark on a root."""
         chain = self._chain(top)
@@ -384,7 +386,10 @@ def _make_mount_points(directory: Path) -> Path:
     directory.mkdir(0o755, exist_ok=True)
     for name in MOUNT_POINTS:
         place = directory / name
-        place.mkdir(0o755, exist_ok=True) if name.endswith("/") else place.touch(0o644)
+        if name.endswith("/"):
+            place.mkdir(0o755, exist_ok=True)
+        else:
+            place.touch(0o644)
     return directory
 
 
